@@ -1,0 +1,1 @@
+"""Data: datasets on disk, and the batches that training takes from them."""

@@ -1,0 +1,1 @@
+"""The data engine: photographs in, scored pairs and groups out (METHOD 2). No torch here."""

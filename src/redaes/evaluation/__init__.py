@@ -1,0 +1,1 @@
+"""Evaluation: correlations with intervals, tables and reports."""

@@ -1,0 +1,1 @@
+"""Models: open, freeze, adapt, run and export a vision-language model."""

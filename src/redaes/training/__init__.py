@@ -1,0 +1,1 @@
+"""Training: pure objectives, and the three stages as LightningModules."""
