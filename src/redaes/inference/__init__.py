@@ -1,1 +1,37 @@
-"""Inference: what a trained model is used for, one image or a million at a time."""
+"""Inference: images in, scores with their reasons out.
+
+`Score` and the contract of a scorer live here, free of torch, so that commands and reports can speak of scores without
+loading a model. The scorer that serves our checkpoints is `redaes.inference.scorer.Scorer`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model says of one image.
+
+    Attributes:
+        value: score in [0, 10], or None where the completion could not be parsed (never a made-up number).
+        reasoning: the model's words before the number; empty if it gave none.
+        text: the raw completion, unescaped: escape it wherever it is shown.
+    """
+
+    value: float | None
+    reasoning: str
+    text: str
+
+
+@runtime_checkable
+class ScorerProtocol(Protocol):
+    """The contract of the entry-point group `redaes.scorers`."""
+
+    def score(self, images: "Sequence[Image | str | Path]") -> list[Score]:
+        """Score each image seen alone, in order; one `Score` per image."""
+        ...

@@ -1,0 +1,249 @@
+"""Open any photograph a person may have, as the upright RGB picture a viewer would show, or say in one line why not.
+
+In: paths of files, folders, globs. Out: Pillow images in mode RGB. Foreign files are hostile: sizes are capped before
+a pixel is decoded, and whatever a decoder trips over becomes an `ImageError` that names the file. What is done:
+
+- EXIF orientation is applied; an animation gives its first frame.
+- Colours are brought to sRGB through the embedded profile (CMYK, Display P3, ...); without one, or with a broken one,
+  Pillow's plain conversion is used.
+- Transparency is composited on white, as paper and most browsers show it.
+- Gray of 16 bits is scaled to 8, not clipped.
+"""
+
+import glob
+import os
+import struct
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redaes.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 89_000_000
+"""The default cap, a little under Pillow's own warning level: some 270 MB of RGB."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".jp2", ".avif", ".heic", ".heif"}
+)
+"""What counts as an image inside a folder; a file named by itself is opened whatever it is called."""
+
+_ORIENTATION_TAG = 0x0112
+_MODES_WITH_ALPHA = {"RGBA", "LA", "PA", "La", "RGBa"}
+
+
+class ImageError(UserError):
+    """An image that cannot be used. The message is one line that begins with its path.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it, and what would be right.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+
+def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> "Image":
+    """Load one image as upright RGB.
+
+    Args:
+        path: the file, of any format Pillow reads.
+        max_pixels: images with more pixels than this in their header are refused undecoded. Pillow's own limit of
+            179 million pixels holds whatever is given here.
+        max_side: if given, the longer side of the result is at most this many pixels. JPEGs are then decoded at a
+            half, a quarter or an eighth of their size (at least twice `max_side`), which is several times faster.
+
+    Returns:
+        The image, in mode RGB, never enlarged.
+
+    Raises:
+        ImageError: missing, a folder, empty, not an image, corrupt, truncated, or above the cap.
+    """
+    path = Path(path)
+    _refuse_what_is_no_file(path)
+    try:
+        return _decode(path, max_pixels, max_side)
+    except ImageError:
+        raise
+    except Exception as error:
+        # Decoders raise almost anything on hostile bytes; whatever it was, this file cannot be used.
+        raise ImageError(path, _explain(error)) from error
+
+
+def list_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Every image the arguments name: files, folders (recursively, sorted), and globs.
+
+    A file named by itself is taken as it is. In folders only files with an image's suffix count, hidden ones and
+    links to folders are left out. The same file is listed once, at its first place.
+
+    Args:
+        paths: what a person typed. An existing path is never read as a pattern.
+
+    Raises:
+        UserError: a path that does not exist, a pattern without a match, a folder without an image, or no argument.
+    """
+    found = [file for path in paths for file in _expand(Path(path))]
+    if not found:
+        raise UserError("no images were named: give files, folders or patterns such as 'photos/*.jpg'")
+    return list(dict.fromkeys(found))
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        return _images_under(path)
+    if path.exists() or path.is_symlink():
+        return [path]
+    if not glob.has_magic(str(path)):
+        raise UserError(f"no such file or folder: {path}")
+    matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    files = [file for file in matches if file.is_file()]
+    if not files:
+        raise UserError(f"no file matches the pattern {str(path)!r}")
+    return files
+
+
+def _images_under(folder: Path) -> list[Path]:
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
+    if not files:
+        raise UserError(f"no images in the folder {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    return sorted(files)
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    try:
+        if not path.exists():
+            raise ImageError(path, "no such file")
+        if path.is_dir():
+            raise ImageError(path, "is a folder, not an image")
+        if not path.is_file():
+            raise ImageError(path, "is not a regular file")
+        if path.stat().st_size == 0:
+            raise ImageError(path, "is empty (0 bytes)")
+    except (OSError, ValueError) as error:  # no permission on a parent folder, a name too long, a NUL in it
+        raise ImageError(path, _explain(error)) from error
+
+
+def _decode(path: Path, max_pixels: int, max_side: int | None) -> "Image":
+    from PIL import Image
+
+    with Image.open(path) as file:
+        width, height = file.size
+        if width * height > max_pixels:
+            limit = f"the limit of {max_pixels / 1e6:.3g} megapixels"
+            raise ImageError(path, f"is {width} x {height} pixels, above {limit}; make it smaller first")
+        if max_side is not None:
+            file.draft(None, (2 * max_side, 2 * max_side))  # does nothing unless the file is a JPEG
+        file.load()
+        orientation = _orientation(file)
+        image = _to_srgb(file)
+    if max_side is not None:
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    return _upright(image, orientation)
+
+
+def _orientation(image: "Image") -> int:
+    """The EXIF orientation, 1 if there is none or the EXIF block is broken (viewers ignore it as well)."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
+        return 1
+
+
+def _upright(image: "Image", orientation: int) -> "Image":
+    from PIL.Image import Transpose
+
+    turn = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_srgb(image: "Image") -> "Image":
+    """A new RGB image of the same size: sample depth, transparency and colour space resolved."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_gray_to_8_bits(image).convert("RGB")
+    if image.mode in _MODES_WITH_ALPHA or "transparency" in image.info:
+        return _on_white(image.convert("RGBA"))
+    if image.mode == "LAB":
+        return _lab_to_rgb(image)
+    if image.mode in {"RGB", "CMYK"} and image.info.get("icc_profile"):
+        return _through_profile(image, image.info["icc_profile"])
+    return image.convert("RGB")
+
+
+def _deep_gray_to_8_bits(image: "Image") -> "Image":
+    """Gray of 16 or 32 bits: [0, 65535] (integers), [0, 1] (floats), or [0, brightest] where the file exceeds that."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    usual_white = 1.0 if image.mode == "F" else 65535.0
+    white = max(usual_white, float(values.max()))
+    return Image.fromarray(np.rint(np.clip(values / white, 0.0, 1.0) * 255.0).astype(np.uint8))
+
+
+def _on_white(image: "Image") -> "Image":
+    from PIL import Image
+
+    profile = image.info.get("icc_profile")
+    opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return _through_profile(opaque, profile) if profile else opaque
+
+
+def _lab_to_rgb(image: "Image") -> "Image":
+    from PIL import ImageCms
+
+    return _converted(image, ImageCms.createProfile("LAB"))
+
+
+def _through_profile(image: "Image", profile: bytes) -> "Image":
+    from PIL import ImageCms
+
+    try:
+        embedded = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if image.mode == "RGB" and "sRGB" in ImageCms.getProfileDescription(embedded):
+            return image.convert("RGB")
+        return _converted(image, embedded.profile)
+    except (ImageCms.PyCMSError, OSError):  # a broken profile, or one for another colour space
+        return image.convert("RGB")
+
+
+def _converted(image: "Image", profile: object) -> "Image":
+    from PIL import ImageCms
+
+    result = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")  # type: ignore[arg-type]
+    assert result is not None
+    return result
+
+
+def _explain(error: BaseException) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    match error:
+        case UnidentifiedImageError():
+            return "is not an image in a format Pillow can read"
+        case Image.DecompressionBombError():
+            return f"is far larger than the limit of {MAX_PIXELS / 1e6:.3g} megapixels; make it smaller first"
+        case PermissionError():
+            return "cannot be read (permission denied)"
+        case OSError() if "truncated" in str(error):
+            return "is truncated: the file ends before the image does"
+        case MemoryError():
+            return "does not fit into memory"
+    return f"cannot be decoded, it is damaged ({' '.join(str(error).split()) or type(error).__name__})"
