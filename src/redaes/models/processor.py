@@ -1,0 +1,185 @@
+"""Images and a question in, model inputs out: a thin processor over the model's own image processor and tokenizer.
+
+transformers' combined processors insist on a video half that needs torchvision. Ours joins only what a photograph
+needs: Pillow resizes to a fixed square, the model's PIL image processor cuts patches, the checkpoint's chat template
+and tokenizer make the text, and the image placeholder is repeated once per image token.
+
+Every batch is padded on the left, so that all answers end in the same column: the last T columns are the answer,
+for training, for rollouts and for scoring alike. Prompts are never truncated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from PIL import Image as PILImage
+from PIL.Image import Image
+from torch import Tensor
+
+from redaes.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class VisionTextBatch:
+    """Model inputs for B sequences with left padding; I images in all, in order of appearance.
+
+    Attributes:
+        input_ids: (B, L) long.
+        attention_mask: (B, L) long, 0 on padding.
+        mm_token_type_ids: (B, L) long, 1 on image tokens. Without it mRoPE silently falls back to one dimension.
+        pixel_values: (patches, channels) float.
+        image_grid_thw: (I, 3) long, patches in time, height and width.
+        labels: (B, L) long, -100 outside the answers; None for prompts alone.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    mm_token_type_ids: Tensor
+    pixel_values: Tensor
+    image_grid_thw: Tensor
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch with every tensor on `device`."""
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return type(self)(**moved)
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory (called by the data loader)."""
+        pinned = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return type(self)(**pinned)
+
+    @property
+    def answer_length(self) -> int:
+        """T: the number of columns from the first answer token of any row to the end."""
+        if self.labels is None:
+            return 0
+        first = int((self.labels != -100).any(0).float().argmax())
+        return self.labels.shape[1] - first
+
+
+class VisionTextProcessor:
+    """Turns (images, question, answer) into a `VisionTextBatch`.
+
+    Args:
+        tokenizer: the checkpoint's tokenizer, with a chat template.
+        image_processor: the checkpoint's image processor (PIL back-end).
+        image_size: side in pixels of the square every image is resized to; a multiple of patch x merge.
+        image_token: the placeholder that the chat template writes for an image.
+
+    Raises:
+        UserError: `image_size` is not a multiple of patch x merge (512 on Qwen2.5-VL would be resampled again).
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        image_processor: Any,
+        image_size: int,
+        image_token: str = "<|image_pad|>",
+    ) -> None:
+        unit = image_processor.patch_size * image_processor.merge_size
+        if image_size < unit or image_size % unit:
+            below = max(unit, image_size // unit * unit)
+            raise UserError(
+                f"image_size {image_size} is not a multiple of {unit} (patch x merge of this model); "
+                f"use {below} or {below + unit}"
+            )
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.image_size = image_size
+        self.image_token = image_token
+        self.image_token_id = int(tokenizer.convert_tokens_to_ids(image_token))
+        self.tokens_per_image = (image_size // unit) ** 2
+        self.pad_id = int(tokenizer.pad_token_id)
+        self.eos_id = int(tokenizer.eos_token_id)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, image_size: int) -> Self:
+        """Open the tokenizer and the image processor of a checkpoint directory or hub id."""
+        from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
+
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        return cls(tokenizer, Qwen2VLImageProcessorPil.from_pretrained(path), image_size)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write tokenizer, chat template and image processor beside the weights."""
+        self.tokenizer.save_pretrained(path)
+        self.image_processor.save_pretrained(path)
+
+    def prompt_text(self, question: str, n_images: int = 1) -> str:
+        """The chat-formatted prompt, images first, up to where the answer begins."""
+        content = [{"type": "image"}] * n_images + [{"type": "text", "text": question}]
+        text: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    def prompt_ids(self, question: str, n_images: int = 1) -> list[int]:
+        """Token ids of a prompt, each image placeholder repeated once per image token.
+
+        Raises:
+            UserError: the question itself contains the image placeholder.
+        """
+        if self.image_token in question:
+            raise UserError(f"the question contains the image placeholder {self.image_token!r}")
+        ids: list[int] = self.tokenizer(self.prompt_text(question, n_images), add_special_tokens=False)["input_ids"]
+        expanded: list[int] = []
+        for token in ids:
+            expanded.extend([token] * (self.tokens_per_image if token == self.image_token_id else 1))
+        return expanded
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Token ids of an answer with the end-of-turn token."""
+        ids: list[int] = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return [*ids, self.eos_id]
+
+    def pixels(self, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
+        """Resize to the square and cut patches: (patches, channels) float and the grid (images, 3) long."""
+        side = (self.image_size, self.image_size)
+        squares = [
+            i if i.size == side else i.resize(side, PILImage.Resampling.BICUBIC, reducing_gap=3.0) for i in images
+        ]
+        features = self.image_processor(images=squares, do_resize=False, return_tensors="pt")
+        return features["pixel_values"], features["image_grid_thw"]
+
+    def batch(
+        self, images: Sequence[Sequence[Image]], questions: Sequence[str], answers: Sequence[str] | None = None
+    ) -> VisionTextBatch:
+        """Encode B samples.
+
+        Args:
+            images: for each sample its images, in the order the question speaks of them.
+            questions: B questions.
+            answers: B answers to learn, or None to encode prompts for generation.
+        """
+        prompts = [self.prompt_ids(q, len(i)) for q, i in zip(questions, images, strict=True)]
+        replies = [self.answer_ids(a) for a in answers] if answers is not None else [[] for _ in prompts]
+        length = max(len(p) + len(r) for p, r in zip(prompts, replies, strict=True))
+        ids = torch.full((len(prompts), length), self.pad_id)
+        labels = torch.full((len(prompts), length), -100)
+        mask = torch.zeros((len(prompts), length), dtype=torch.long)
+        for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+            tokens = torch.tensor(prompt + reply)
+            ids[row, length - len(tokens) :] = tokens
+            mask[row, length - len(tokens) :] = 1
+            if reply:
+                labels[row, length - len(reply) :] = tokens[len(prompt) :]
+        pixel_values, grid = self.pixels([image for sample in images for image in sample])
+        return VisionTextBatch(
+            input_ids=ids,
+            attention_mask=mask,
+            mm_token_type_ids=(ids == self.image_token_id).long() * mask,
+            pixel_values=pixel_values,
+            image_grid_thw=grid,
+            labels=labels if answers is not None else None,
+        )
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Text of each row of (B, T) completions, up to its end token, special tokens left out."""
+        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids.tolist()]

@@ -1,0 +1,121 @@
+"""Rollouts in this process: prefill each prompt once, branch K ways, sample token by token.
+
+Finished rows leave the batch, so a long completion does not make the short ones wait. Image and vision tokens are
+never sampled (a sampled image placeholder would ask for image features that do not exist). A completion ends at the
+end-of-turn token or at `</answer>`, whichever comes first: nothing after the answer can change its score.
+"""
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from redaes.models.forward import prefill
+from redaes.models.processor import VisionTextBatch, VisionTextProcessor
+from redaes.models.vlm import bare
+from redaes.rollout import Completions, Sampling
+
+ANSWER_END = "</answer>"
+
+
+def suppressed_tokens(model: Any) -> list[int]:
+    """Ids that must never be sampled: image, video and vision markers."""
+    config = bare(model).config
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return sorted({int(getattr(config, n)) for n in names if getattr(config, n, None) is not None})
+
+
+class InProcessRollout:
+    """Sampling with the training model itself.
+
+    Args:
+        stop_at_answer: end a completion at `</answer>` instead of at the end-of-turn token.
+    """
+
+    def __init__(self, stop_at_answer: bool = True) -> None:
+        self.stop_at_answer = stop_at_answer
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Any,
+        processor: VisionTextProcessor,
+        prompts: VisionTextBatch,
+        sampling: Sampling,
+        generator: Generator | None = None,
+        features: Any = None,
+    ) -> Completions:
+        """Sample K completions of each of N prompts; see `Completions` for shapes."""
+        was_training = model.training
+        model.eval()
+        try:
+            return self._sample(model, processor, prompts, sampling, generator, features)
+        finally:
+            model.train(was_training)
+
+    def _sample(
+        self,
+        model: Any,
+        processor: VisionTextProcessor,
+        prompts: VisionTextBatch,
+        sampling: Sampling,
+        generator: Generator | None,
+        features: Any,
+    ) -> Completions:
+        start = prefill(model, prompts, features)
+        start.cache.batch_repeat_interleave(sampling.k)
+        logits = start.logits.repeat_interleave(sampling.k, 0)
+        attention = start.attention_mask.repeat_interleave(sampling.k, 0)
+        position = start.next_position.repeat_interleave(sampling.k)
+        rows, device = logits.shape[0], logits.device
+        tokens = torch.full((rows, sampling.max_new_tokens), processor.pad_id, device=device)
+        logprobs = torch.zeros((rows, sampling.max_new_tokens), device=device)
+        mask = torch.zeros((rows, sampling.max_new_tokens), dtype=torch.long, device=device)
+        forbidden = torch.tensor(suppressed_tokens(model), device=device)
+        finished = torch.zeros(rows, dtype=torch.bool, device=device)
+        live = torch.arange(rows, device=device)
+        tails = [""] * rows
+        for step in range(sampling.max_new_tokens):
+            token, logprob = _draw(logits, forbidden, sampling.temperature, generator)
+            tokens[live, step], logprobs[live, step], mask[live, step] = token, logprob, 1
+            finished[live] = self._ended(processor, live.tolist(), token.tolist(), tails, device)
+            keep = (~finished[live]).nonzero().squeeze(1)
+            if len(keep) == 0 or step + 1 == sampling.max_new_tokens:
+                break
+            if len(keep) < len(live):
+                start.cache.batch_select_indices(keep)
+                live, token, attention, position = live[keep], token[keep], attention[keep], position[keep]
+            attention = torch.cat([attention, attention.new_ones(len(live), 1)], dim=1)
+            logits = model(
+                input_ids=token[:, None],
+                attention_mask=attention,
+                position_ids=(position + step).view(1, -1, 1).expand(3, -1, -1),
+                past_key_values=start.cache,
+                use_cache=True,
+            ).logits[:, -1]
+        used = int(mask.sum(1).max())
+        tokens = tokens[:, :used]
+        return Completions(tokens, mask[:, :used], logprobs[:, :used], ~finished, processor.decode(tokens))
+
+    def _ended(
+        self, processor: VisionTextProcessor, rows: list[int], tokens: list[int], tails: list[str], device: torch.device
+    ) -> Tensor:
+        """Which of the live rows end with this token; `tails` keeps the last characters of every row."""
+        ends = []
+        for row, token in zip(rows, tokens, strict=True):
+            tails[row] = (tails[row] + processor.tokenizer.decode([token]))[-2 * len(ANSWER_END) :]
+            ends.append(token == processor.eos_id or (self.stop_at_answer and ANSWER_END in tails[row]))
+        return torch.tensor(ends, device=device)
+
+
+def _draw(
+    logits: Tensor, forbidden: Tensor, temperature: float, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """One token per row of (B, V) logits and its log-probability under the whole, untruncated distribution."""
+    logps = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
+    allowed = logps.index_fill(-1, forbidden, float("-inf"))
+    if temperature == 0:
+        token = allowed.argmax(-1)
+    else:
+        token = torch.multinomial(allowed.exp(), 1, generator=generator).squeeze(-1)
+    return token, logps.gather(-1, token[:, None]).squeeze(-1)
