@@ -222,6 +222,13 @@ def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None
     assert "48 x 32 pixels, above the limit of 0.001 megapixels" in _refusal(tmp_path / "a.png", max_pixels=1000)
 
 
+def _mode_or_refusal(path: Path) -> str:
+    try:
+        return open_image(path).mode
+    except ImageError as error:
+        return str(error)
+
+
 @given(
     position=st.integers(0, 10_000), junk=st.binary(min_size=1, max_size=16), suffix=st.sampled_from(["png", "jpeg"])
 )
