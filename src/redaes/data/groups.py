@@ -1,0 +1,116 @@
+"""Group-whole batches for GRPO: one or more whole groups, or the shuffled ablation (Sec. 3.2.3, Tab. 2, Tab. 6).
+
+A batch is N images that see each other in the reward. In a `consistent` batch they are the members of one group;
+in a `shuffled` one they are members of different groups, each keeping its own g.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from redaes.errors import UserError
+from redaes.records import GroupMember, GroupRecord, Orientation
+
+Batching = Literal["consistent", "shuffled"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of one group, flattened: what the sampler permutes.
+
+    Attributes:
+        group: id of the group it belongs to.
+        image: path inside the dataset.
+        g: consensus difference from the group's source, in [-10, 10].
+        source_score: S(x) of the group's source, in [0, 10].
+    """
+
+    group: str
+    image: str
+    g: float
+    source_score: float
+
+    @property
+    def truth(self) -> float:
+        """The absolute score it stands for: S(x) + g, clipped to [0, 10]."""
+        return min(10.0, max(0.0, self.source_score + self.g))
+
+
+def select_members(
+    groups: Sequence[GroupRecord], orientations: Sequence[Orientation], group_size: int | None
+) -> list[list[Member]]:
+    """Members of each group, the source first, restricted to edit kinds and to a size; groups of one are left out.
+
+    Args:
+        groups: RL groups.
+        orientations: kinds of edit to keep (Tab. 3).
+        group_size: at most this many members with the source (Tab. 6), the first ones; None keeps all.
+    """
+
+    def keep(member: GroupMember) -> bool:
+        return member.edit is None or member.edit.instruction.orientation in orientations
+
+    chosen = []
+    for record in groups:
+        members = [Member(record.id, m.image, m.g, record.score) for m in record.members if keep(m)]
+        if len(members[:group_size]) > 1:
+            chosen.append(members[:group_size])
+    return chosen
+
+
+class GroupBatchSampler:
+    """Yields batches of (group index, member index); deterministic in (seed, epoch).
+
+    Args:
+        sizes: number of members of each group.
+        groups_per_batch: whole groups in a batch.
+        batching: `consistent` keeps groups whole; `shuffled` permutes all images and cuts batches of the mean size.
+        shuffle: visit groups in a new order every epoch.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        groups_per_batch: int = 1,
+        batching: Batching = "consistent",
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if not sizes:
+            raise UserError("no RL group with two or more members; loosen the engine's filters or add sources")
+        self.sizes = list(sizes)
+        self.groups_per_batch = groups_per_batch
+        self.batching = batching
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> "GroupBatchSampler":
+        """Itself: where Lightning looks for `set_epoch` of a batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.sizes) // self.groups_per_batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = list(range(len(self.sizes)))
+        rng = random.Random(f"{self.seed}/{self.epoch}")
+        if self.shuffle:
+            rng.shuffle(order)
+        if self.batching == "consistent":
+            for start in range(0, len(order), self.groups_per_batch):
+                chosen = order[start : start + self.groups_per_batch]
+                yield [(group, member) for group in chosen for member in range(self.sizes[group])]
+            return
+        images = [(group, member) for group in order for member in range(self.sizes[group])]
+        rng.shuffle(images)
+        batches = len(self)
+        for index in range(batches):
+            yield images[index * len(images) // batches : (index + 1) * len(images) // batches]

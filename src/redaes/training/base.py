@@ -1,0 +1,102 @@
+"""What the three stages share: a backbone, its processor, an optimiser and the validation of rankings."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from redaes.data.modules import GroupBatch
+from redaes.models.processor import VisionTextProcessor
+from redaes.models.vlm import Backbone, open_model
+from redaes.prompts import parse_answer
+from redaes.rollout import Sampling
+from redaes.rollout.in_process import InProcessRollout
+from redaes.training.metrics import ranking_metrics
+
+
+@dataclass
+class Optimisation:
+    """AdamW and its schedule.
+
+    Attributes:
+        lr: peak learning rate (stages 1 and 2: 1e-5 in the paper; stage 3: 1e-6, ours).
+        weight_decay: 0.01 in the paper.
+        betas: AdamW's averaging coefficients; ours, the paper's values were lost.
+        warmup: share of all steps in [0, 1] over which the rate rises linearly; ours.
+        schedule: what follows the warm-up; ours.
+        clip_grad_norm: largest gradient norm; 0 switches clipping off.
+    """
+
+    lr: float = 1e-5
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = 0.03
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    clip_grad_norm: float = 1.0
+
+
+class VisionLanguageModule(LightningModule):
+    """A trainable vision-language model.
+
+    The weights are opened in `configure_model`, that is, once the strategy is known.
+
+    Args:
+        backbone: which model and how it is used.
+        optimisation: optimiser and schedule.
+        max_new_tokens: of the greedy answers in validation.
+    """
+
+    processor: VisionTextProcessor
+    model: Any
+
+    def __init__(self, backbone: Backbone, optimisation: Optimisation, max_new_tokens: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimisation = optimisation
+        self.max_new_tokens = max_new_tokens
+        self.model = None
+        self.ranking: MetricCollection = ranking_metrics("val/")
+
+    def configure_model(self) -> None:
+        """Open the backbone, once."""
+        if self.model is None:
+            self.model, self.processor = open_model(self.backbone)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over what is trainable, with warm-up and the chosen schedule, stepped per optimiser step."""
+        from transformers import get_scheduler
+
+        o = self.optimisation
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        name = "constant_with_warmup" if o.schedule == "constant" else o.schedule
+        scheduler = get_scheduler(name, optimizer, round(o.warmup * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches are dataclasses with their own `to`."""
+        return batch.to(device)
+
+    def validate_groups(self, batch: GroupBatch) -> None:
+        """Score whole groups greedily and add them to the ranking metrics."""
+        sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
+        completions = InProcessRollout()(self.model, self.processor, batch.prompts, sampling)
+        scores = scores_of(completions.texts).to(batch.g.device)
+        truths = torch.tensor([m.truth for m in batch.members], device=batch.g.device)
+        self.ranking.update(scores, truths, batch.g, batch.sets)
+
+    def log_ranking(self) -> None:
+        """Log the ranking metrics of a whole validation epoch."""
+        if self.ranking["srcc"].update_called:
+            self.log_dict(self.ranking.compute(), prog_bar=True)
+            self.ranking.reset()
+
+
+def scores_of(texts: list[str]) -> Tensor:
+    """Parsed scores of completions, (len(texts),) float; NaN where the parser finds none."""
+    parsed = [parse_answer(t) for t in texts]
+    return torch.tensor([float("nan") if p is None else p for p in parsed])

@@ -1,0 +1,78 @@
+"""Stage 1: comparative SFT (Eq. 5), and what every supervised stage does.
+
+    L = - sum_t log p(y_t | y_<t, c)     over the tokens of the answer only
+
+PT-O1 and PT-O2 come mixed in one batch: the data decide what a sample is (`redaes.data.samples`), the loss is the
+same. The sum of Eq. 5 is taken as the mean over the answer tokens of the batch, so that the learning rate does not
+depend on the length of the reasoning [ours; the paper does not say].
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redaes.data.modules import GroupBatch
+from redaes.models.forward import answer_logprobs
+from redaes.models.processor import VisionTextBatch
+from redaes.models.vlm import Backbone
+from redaes.training.base import Optimisation, VisionLanguageModule
+
+
+class SupervisedModule(VisionLanguageModule):
+    """Next-token training on answers, with manual access to nothing: Lightning's automatic optimisation."""
+
+    def training_step(self, batch: VisionTextBatch, batch_idx: int) -> Tensor:
+        """Mean negative log-likelihood of the answer tokens, in nats."""
+        loss, accuracy = self._loss(batch)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/token_accuracy", accuracy)
+        return loss
+
+    def _loss(self, batch: VisionTextBatch) -> tuple[Tensor, Tensor]:
+        logps, _, mask = answer_logprobs(self.model, batch)
+        # A token predicted with more than half of the probability is the arg max: a lower bound that costs nothing.
+        sure = (logps.detach() > -0.6931).logical_and(mask).sum() / mask.sum()
+        return -(logps * mask).sum() / mask.sum(), sure
+
+    def validation_step(self, batch: VisionTextBatch | GroupBatch, batch_idx: int) -> None:
+        """Loss on held-out samples, or rankings on held-out groups."""
+        if isinstance(batch, GroupBatch):
+            self.validate_groups(batch)
+        else:
+            loss, _ = self._loss(batch)
+            self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the rankings, if groups were validated."""
+        self.log_ranking()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the gradient norm before clipping."""
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        self.log("train/grad_norm", torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip to the norm of `optimisation.clip_grad_norm`."""
+        if self.optimisation.clip_grad_norm > 0:
+            self.clip_gradients(optimizer, self.optimisation.clip_grad_norm, "norm")
+
+
+class ComparativeSFT(SupervisedModule):
+    """Stage 1, edit-causal pre-training (Sec. 3.2.1).
+
+    Args:
+        backbone: which model and how it is used.
+        optimisation: AdamW and its schedule.
+        max_new_tokens: of the greedy answers in validation.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = Backbone(),  # noqa: B008 (jsonargparse shows and copies the default)
+        optimisation: Optimisation = Optimisation(),  # noqa: B008
+        max_new_tokens: int = 256,
+    ) -> None:
+        super().__init__(backbone, optimisation, max_new_tokens)
