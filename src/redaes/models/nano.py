@@ -156,9 +156,3 @@ def build_nano(
         image_std=[0.5, 0.5, 0.5],
     )
     return model, VisionTextProcessor(tokenizer, image_processor, IMAGE_SIZE[family])
-
-
-def save_nano(model: "PreTrainedModel", processor: "VisionTextProcessor", path: str | Path) -> None:
-    """Write an ordinary checkpoint directory."""
-    model.save_pretrained(path)
-    processor.save_pretrained(path)

@@ -139,7 +139,6 @@ def open_model(backbone: Backbone) -> "tuple[PreTrainedModel, VisionTextProcesso
         processor = open_processor(path, backbone.image_size)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot open the model {backbone.path!r}: {str(error).strip().splitlines()[0]}") from error
-    model.config.redaes_image_size = processor.image_size
     model.model.visual.requires_grad_(not backbone.freeze_vision)
     if backbone.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -175,7 +174,7 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
     """Write a plain Hugging Face directory: merged if LoRA, loadable without redaes, whole or not at all.
 
     Args:
-        model: a model from `open_model`; it is not changed.
+        model: a model from `open_model`; its weights are not changed.
         processor: its processor.
         path: the directory to write; an existing checkpoint there is replaced.
         dtype: `bfloat16` or `float16` to store smaller weights; None keeps the model's.
@@ -184,6 +183,9 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
 
     import torch
 
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if hasattr(model, "merge_and_unload"):
@@ -192,6 +194,7 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
         model = copy.deepcopy(model)
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
+    model.config.redaes_image_size = processor.image_size
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         model.save_pretrained(temporary)

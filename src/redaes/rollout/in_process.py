@@ -117,5 +117,5 @@ def _draw(
     if temperature == 0:
         token = allowed.argmax(-1)
     else:
-        token = torch.multinomial(allowed.exp(), 1, generator=generator).squeeze(-1)
+        token = torch.multinomial(allowed.softmax(-1), 1, generator=generator).squeeze(-1)
     return token, logps.gather(-1, token[:, None]).squeeze(-1)

@@ -1,0 +1,121 @@
+"""The shared-prefix pass gives the numbers of the plain pass, and the plain pass those of transformers."""
+
+import pytest
+import torch
+
+from redaes.models.forward import answer_logprobs, branch_logprobs, image_features, mrope_positions
+from redaes.models.processor import VisionTextBatch
+from redaes.prompts import render
+
+ANSWERS = [
+    "<think>Sharp detail.</think><answer>6.4</answer>",
+    "<answer>1.0</answer>",
+    "<think>Colours are dull; light is balanced.</think><answer>10.0</answer>",
+]
+
+
+def _pad_right(processor, answers):
+    ids = [torch.tensor(processor.answer_ids(a)) for a in answers]
+    tokens = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=processor.pad_id)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True)
+    return tokens, mask
+
+
+def _grads(model):
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return grads
+
+
+def _reference_hf_logprobs(model, batch: VisionTextBatch):
+    """transformers alone: raw pixels, its own positions, all logits."""
+    out = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        mm_token_type_ids=batch.mm_token_type_ids,
+        pixel_values=batch.pixel_values,
+        image_grid_thw=batch.image_grid_thw,
+    )
+    logps = out.logits[:, :-1].log_softmax(-1)
+    return logps.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)[:, -batch.answer_length :]
+
+
+def test_the_plain_pass_equals_transformers(nano, photos):
+    model, processor = nano
+    batch = processor.batch([[p] for p in photos[:3]], [render("score")] * 3, ANSWERS)
+    logps, _, mask = answer_logprobs(model, batch)
+    expected = _reference_hf_logprobs(model, batch)
+    torch.testing.assert_close(logps[mask], expected[mask], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("images_per_prompt", [1, 2])
+@pytest.mark.parametrize("freeze_vision", [True, False])
+def test_branching_equals_the_plain_pass_in_value_and_gradient(nano, photos, images_per_prompt, freeze_vision):
+    model, processor = nano
+    model.model.visual.requires_grad_(not freeze_vision)
+    model.zero_grad()
+    if images_per_prompt == 1:
+        questions = [render("score"), render("predict_edit", "Sharpen the photograph slightly.")]
+    else:
+        questions = [render("compare"), "Which is better?"]
+    images = [photos[i * images_per_prompt : (i + 1) * images_per_prompt] for i in range(2)]
+
+    rows = [(i, a) for i in range(2) for a in ANSWERS]
+    plain = processor.batch([images[i] for i, _ in rows], [questions[i] for i, _ in rows], [a for _, a in rows])
+    logps, entropy, mask = answer_logprobs(model, plain)
+    (logps * mask).sum().backward()
+    expected_grads = _grads(model)
+
+    tokens, shared_mask = _pad_right(processor, [a for _, a in rows])
+    shared, shared_entropy = branch_logprobs(model, processor.batch(images, questions), tokens, shared_mask)
+    (shared * shared_mask).sum().backward()
+    grads = _grads(model)
+
+    on = shared_mask.bool()
+    torch.testing.assert_close(shared[on], logps[mask], atol=1e-5, rtol=0)
+    torch.testing.assert_close(shared_entropy[on], entropy[mask], atol=1e-5, rtol=0)
+    assert grads.keys() == expected_grads.keys()
+    for name, grad in grads.items():
+        scale = expected_grads[name].abs().max().clamp(min=1e-6)
+        assert (grad - expected_grads[name]).abs().max() / scale < 1e-4, name
+    model.model.visual.requires_grad_(True)
+
+
+def test_features_computed_once_change_nothing(nano, photos):
+    model, processor = nano
+    batch = processor.batch([[p] for p in photos[:3]], [render("score")] * 3, ANSWERS)
+    features = image_features(model, batch)
+    torch.testing.assert_close(answer_logprobs(model, batch, features=features)[0], answer_logprobs(model, batch)[0])
+
+
+def test_a_frozen_tower_keeps_no_graph(nano, photos):
+    model, processor = nano
+    batch = processor.batch([[photos[0]]], [render("score")])
+    model.model.visual.requires_grad_(False)
+    assert not image_features(model, batch).pooler_output[0].requires_grad
+    model.model.visual.requires_grad_(True)
+    assert image_features(model, batch).pooler_output[0].requires_grad
+
+
+def test_positions_do_not_depend_on_an_earlier_call(nano, photos):
+    model, processor = nano
+    first = processor.batch([[photos[0]]], [render("score")], ANSWERS[:1])
+    other = processor.batch([photos[:2]], [render("compare")], ANSWERS[:1])
+    before = answer_logprobs(model, first)[0]
+    answer_logprobs(model, other)
+    assert torch.equal(answer_logprobs(model, first)[0], before)
+
+
+def test_image_tokens_have_positions_in_height_and_width(nano, photos):
+    """The trap that raises nothing on some models: without token types all three rows are the same."""
+    model, processor = nano
+    batch = processor.batch([[photos[0]]], [render("score")], ANSWERS[:1])
+    time, height, width = mrope_positions(model, batch)
+    on_image = batch.mm_token_type_ids.bool()
+    side = int(processor.tokens_per_image**0.5)
+    assert time[on_image].unique().numel() == 1
+    assert height[on_image].unique().numel() == width[on_image].unique().numel() == side
+    assert not torch.equal(height[on_image], width[on_image])
+    text = ~on_image
+    assert torch.equal(time[text], height[text])
+    assert torch.equal(time[text], width[text])
