@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MAX_PIXELS = 89_000_000
 """The default cap, a little under Pillow's own warning level: some 270 MB of RGB."""
 
+VIEW_SIDE = 1024
+"""The longer side at which photographs are opened to be scored: twice the square that paper-size models look at."""
+
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".jp2", ".avif", ".heic", ".heif"}

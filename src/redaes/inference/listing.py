@@ -1,0 +1,266 @@
+"""Score many image files: one row per file, whatever happens to single files.
+
+In: paths (see `redaes.data.images.list_images`) and a scorer. Out: rows, in order, in batches; tables, JSON lines, CSV
+or parquet. An image that cannot be read, and an answer that holds no score, become rows with an `error` and no score.
+
+A file of rows can be continued: rows of the same model that hold a score are kept, everything else is scored again.
+The model is told by its fingerprint, so that one file never mixes two models. A file is told by its path alone.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
+
+from redaes.data.images import VIEW_SIDE, ImageError, open_image
+from redaes.data.manifest import write_atomically
+from redaes.errors import UserError
+from redaes.inference import ScorerProtocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FileFormat = Literal["jsonl", "csv", "parquet"]
+NO_SCORE = "the model's answer holds no score"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one image file.
+
+    Attributes:
+        path: as it was named or found, in UTF-8.
+        score: in [0, 10]; None if there is none, and then `error` says why.
+        reasoning: the model's words; empty if it gave none.
+        error: one line; empty if the image has a score.
+        model: fingerprint of the model asked.
+    """
+
+    path: str
+    score: float | None
+    reasoning: str
+    error: str
+    model: str
+
+
+def score_files(
+    files: Sequence[Path], scorer: ScorerProtocol, model: str, *, batch_size: int = 16
+) -> Iterator[list[Row]]:
+    """Score files in batches; the next batch is read while the present one is scored.
+
+    Args:
+        files: image files, readable or not.
+        scorer: sees each readable image at most `VIEW_SIDE` pixels wide and high.
+        model: fingerprint to write into the rows.
+        batch_size: files per batch.
+
+    Yields:
+        The rows of one batch, in the order of `files`.
+    """
+    batches = [files[at : at + batch_size] for at in range(0, len(files), batch_size)]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        upcoming = [pool.submit(_open_or_error, path) for path in batches[0]] if batches else []
+        for index, batch in enumerate(batches):
+            opened = [future.result() for future in upcoming]
+            following = batches[index + 1] if index + 1 < len(batches) else []
+            upcoming = [pool.submit(_open_or_error, path) for path in following]
+            yield _score_batch(batch, opened, scorer, model)
+
+
+def load_scorer(model: str, *, batch_size: int = 16, device: str | None = None) -> ScorerProtocol:
+    """The scorer that serves a model: a checkpoint folder, `nano`, or a hub id."""
+    from redaes.inference.scorer import Scorer
+
+    return Scorer(model, batch_size=batch_size, device=device)
+
+
+def display_path(path: Path) -> str:
+    """The path as UTF-8 text; bytes that are not UTF-8 are written as escapes.
+
+    Example:
+        >>> display_path(Path("a/b.jpg"))
+        'a/b.jpg'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Text of foreign origin made safe for a terminal: no control characters, one line.
+
+    Example:
+        >>> printable("fine\\x1b[31m\\nred")
+        'fine [31m red'
+    """
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def fingerprint(model: str) -> str:
+    """A short name that differs when the model's files differ: `<name>@<hash>`.
+
+    Args:
+        model: a checkpoint folder, `nano`, or a hub id, which stands for itself.
+
+    Raises:
+        UserError: not a checkpoint that can be opened.
+    """
+    from redaes.models.vlm import checkpoint_path
+
+    folder = Path(checkpoint_path(model))
+    return f"{folder.resolve().name}@{_hash_folder(folder)}" if folder.is_dir() else model
+
+
+def read_rows(path: Path, file_format: FileFormat) -> list[Row]:
+    """The rows of a file written by `RowWriter`; a last line torn by a crash is left out.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    try:
+        if file_format == "parquet":
+            return [Row(**values) for values in _pyarrow_parquet().read_table(path).to_pylist()]
+        text = path.read_bytes().decode("utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        return _rows_of_jsonl(whole) if file_format == "jsonl" else _rows_of_csv(whole)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise UserError(
+            f"{path} exists and is no {file_format} file written by `redaes score` ({printable(str(error))}); "
+            "name another --output"
+        ) from error
+
+
+def to_line(row: Row, file_format: Literal["jsonl", "csv"]) -> str:
+    """One row as a line of text, line end included."""
+    if file_format == "jsonl":
+        return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
+    return _csv_line(["" if value is None else value for value in asdict(row).values()])
+
+
+def header(file_format: Literal["jsonl", "csv"]) -> str:
+    """What stands before the first row: the column names in CSV, nothing in JSON lines."""
+    return _csv_line([field.name for field in fields(Row)]) if file_format == "csv" else ""
+
+
+class RowWriter(AbstractContextManager["RowWriter"]):
+    """A file of rows that loses nothing: every batch is on disk before the next is scored.
+
+    JSON lines and CSV are appended to. Parquet cannot be, and is written once, on closing, also after an error.
+
+    Args:
+        path: the file; its folder must exist.
+        file_format: how to write.
+        kept: rows to begin with; whatever else the file held is replaced.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, file_format: FileFormat, kept: Sequence[Row] = ()) -> None:
+        self.path = path
+        self.file_format = file_format
+        self._rows = list(kept)
+        self._file: IO[str] | None = None
+        try:
+            if file_format == "parquet":
+                _pyarrow_parquet()
+                self._write_parquet()
+            else:
+                write_atomically(path, header(file_format) + "".join(to_line(row, file_format) for row in kept))
+                self._file = path.open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Write the rows of one batch."""
+        self._rows += rows
+        if self._file is not None and self.file_format != "parquet":
+            self._file.write("".join(to_line(row, self.file_format) for row in rows))
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        else:
+            self._write_parquet()
+
+    def _write_parquet(self) -> None:
+        pa = import_module("pyarrow")
+        text = [(name, pa.string()) for name in ("reasoning", "error", "model")]
+        schema = pa.schema([("path", pa.string()), ("score", pa.float64()), *text])
+        table = pa.Table.from_pylist([asdict(row) for row in self._rows], schema=schema)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        _pyarrow_parquet().write_table(table, temporary)
+        temporary.replace(self.path)
+
+
+def _open_or_error(path: Path) -> "Image | ImageError":
+    try:
+        return open_image(path, max_side=VIEW_SIDE)
+    except ImageError as error:
+        return error
+
+
+def _score_batch(
+    files: Sequence[Path], opened: "Sequence[Image | ImageError]", scorer: ScorerProtocol, model: str
+) -> list[Row]:
+    images = [image for image in opened if not isinstance(image, ImageError)]
+    scores = iter(scorer.score(images) if images else [])
+    rows = []
+    for path, image in zip(files, opened, strict=True):
+        if isinstance(image, ImageError):
+            rows.append(Row(display_path(path), None, "", image.reason, model))
+        else:
+            score = next(scores)
+            error = NO_SCORE if score.value is None else ""
+            rows.append(Row(display_path(path), score.value, score.reasoning, error, model))
+    return rows
+
+
+def _hash_folder(folder: Path) -> str:
+    """Of names, sizes and contents; of large files (weights) only the first and the last MiB, to stay quick."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            digest.update(stream.read())
+    return digest.hexdigest()[:12]
+
+
+def _rows_of_jsonl(text: str) -> list[Row]:
+    return [Row(**json.loads(line)) for line in text.split("\n") if line]
+
+
+def _rows_of_csv(text: str) -> list[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    expected = [field.name for field in fields(Row)]
+    if text and reader.fieldnames != expected:
+        raise ValueError(f"its columns are not {', '.join(expected)}")
+    complete: list[dict[str, Any]] = [values for values in reader if None not in values.values()]
+    return [Row(**{**values, "score": float(values["score"]) if values["score"] else None}) for values in complete]
+
+
+def _csv_line(values: Sequence[object]) -> str:
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerow(values)
+    return buffer.getvalue()
+
+
+def _pyarrow_parquet() -> Any:
+    try:
+        return import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise UserError("parquet files need pyarrow; install it with: pip install 'redaes[data]'") from error

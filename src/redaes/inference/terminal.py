@@ -1,0 +1,131 @@
+"""How scores look in a terminal: a table with coloured bars on stdout, progress on stderr.
+
+Foreign text (paths, the model's words) is cleared of control characters before it is shown.
+"""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from redaes.inference.listing import Row, fingerprint, load_scorer, printable, score_files
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+B = TypeVar("B", bound=Sequence[object])
+_SECONDS_BETWEEN_LINES = 10.0
+_BAR_CELLS = 10
+_WIDTH_WITHOUT_TERMINAL = 160
+
+
+def score_with_progress(files: Sequence[Path], model: str, batch_size: int, device: str | None) -> Iterator[list[Row]]:
+    """Load a model and score files with it, batch by batch; no files, no model.
+
+    Args:
+        files: image files, readable or not.
+        model: a checkpoint folder, or the name of a shipped model.
+        batch_size: files per batch, and images per forward pass.
+        device: where the model runs; None chooses.
+    """
+    if files:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them comes back as an ImageError
+        scorer = load_scorer(model, batch_size=batch_size, device=device)
+        batches = score_files(files, scorer, fingerprint(model), batch_size=batch_size)
+        yield from with_progress(batches, len(files))
+
+
+def print_table(rows: Sequence[Row], *, numbered: bool = False) -> None:
+    """Print rows as a table; images without a score say why.
+
+    Args:
+        rows: in the order to show them.
+        numbered: count the rows from 1, for a ranking.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    if numbered:
+        table.add_column("#", justify="right", style="dim")
+    table.add_column("image", overflow="ellipsis", no_wrap=True, max_width=48)
+    table.add_column("score", justify="right")
+    table.add_column("", no_wrap=True, width=_BAR_CELLS)
+    table.add_column("reasoning", overflow="fold", ratio=1)
+    for place, (name, row) in enumerate(zip(_short_names(rows), rows, strict=True), 1):
+        table.add_row(*([str(place)] if numbered and row.score is not None else [""] * numbered), name, *_cells(row))
+    console.print(table)
+
+
+def report_errors(rows: Iterable[Row]) -> bool:
+    """Write one line on stderr for every row without a score; tells whether there was one."""
+    failed = [row for row in rows if row.score is None]
+    for row in failed:
+        print(f"{printable(row.path)}: {printable(row.error)}", file=sys.stderr)
+    return bool(failed)
+
+
+def with_progress(batches: Iterable[B], total: int, verb: str = "scored") -> Iterator[B]:
+    """Pass batches on, showing on stderr how many items went by, how fast, and how long the rest will take.
+
+    A bar if stderr is a terminal; else a plain line every ten seconds and one at the end.
+
+    Args:
+        batches: sequences of items.
+        total: number of items in all batches together.
+        verb: what was done to an item.
+    """
+    return _bar(batches, total, verb) if sys.stderr.isatty() else _lines(batches, total, verb)
+
+
+def _bar(batches: Iterable[B], total: int, verb: str) -> Iterator[B]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(verb, total=total)
+        for batch in batches:
+            progress.advance(task, len(batch))
+            yield batch
+
+
+def _lines(batches: Iterable[B], total: int, verb: str) -> Iterator[B]:
+    start = last = time.monotonic()
+    done = 0
+    for batch in batches:
+        done += len(batch)
+        now = time.monotonic()
+        if done >= total or now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            rate = done / max(now - start, 1e-9)
+            left = f", {(total - done) / rate:.0f} s left" if done < total else ""
+            print(f"{verb} {done}/{total} images, {rate:.3g} a second{left}", file=sys.stderr, flush=True)
+        yield batch
+
+
+def _cells(row: Row) -> "tuple[Text | str, Text | str, Text | str]":
+    from rich.text import Text
+
+    if row.score is None:
+        return Text("-", "dim"), "", Text(printable(row.error), "red")
+    colour = "green" if row.score >= 6 else "yellow" if row.score >= 4 else "red"
+    full = round(row.score / 10 * _BAR_CELLS)
+    bar = Text("█" * full, colour).append("░" * (_BAR_CELLS - full), "dim")
+    return Text(f"{row.score:.1f}", f"bold {colour}"), bar, Text(printable(row.reasoning))
+
+
+def _short_names(rows: Sequence[Row]) -> "list[Text]":
+    """Paths without the folder that all of them share."""
+    from rich.text import Text
+
+    shared = os.path.commonpath([os.path.dirname(row.path) for row in rows]) if _have_one_root(rows) else ""
+    return [Text(printable(os.path.relpath(row.path, shared) if shared else row.path)) for row in rows]
+
+
+def _have_one_root(rows: Sequence[Row]) -> bool:
+    return bool(rows) and len({os.path.isabs(row.path) for row in rows}) == 1
