@@ -14,20 +14,19 @@ Every statistic is written once, for weighted samples, because resampling with r
 counts: a thousand resamples are one matrix product, and the plain value is the case of unit weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from numpy.typing import ArrayLike
 
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats: TypeAlias = NDArray[np.float64]
-    Statistic: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
-    """(prediction (n,), truth (n,), weights (B, n)) -> (B,)"""
+Floats: TypeAlias = NDArray[np.float64]
+Statistic: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
+"""(prediction (n,), truth (n,), weights (B, n)) -> (B,)"""
 
 FailureTreatment = Literal["parsed_only", "failures_as_mean"]
 MIN_GROUP_MEMBERS = 3
@@ -115,7 +114,7 @@ def mae(prediction: "ArrayLike", truth: "ArrayLike") -> float:
     return _value(_weighted_mae, prediction, truth)
 
 
-def srcc_within(prediction: "ArrayLike", truth: "ArrayLike", groups: "Sequence[str]") -> float:
+def srcc_within(prediction: "ArrayLike", truth: "ArrayLike", groups: Sequence[str]) -> float:
     """Mean over groups of the SRCC inside each group: is the order *within* a comparison set right?
 
     Counted are groups with at least three members and a truth that is not constant. A constant prediction in such a
@@ -136,7 +135,7 @@ def srcc_within(prediction: "ArrayLike", truth: "ArrayLike", groups: "Sequence[s
     return _value(within_srcc_statistic(groups), prediction, truth)
 
 
-def pairwise_accuracy(prediction: "ArrayLike", truth: "ArrayLike", groups: "Sequence[str] | None" = None) -> float:
+def pairwise_accuracy(prediction: "ArrayLike", truth: "ArrayLike", groups: Sequence[str] | None = None) -> float:
     """The share of pairs of different truth that the prediction orders rightly; a predicted tie is half right.
 
     Args:
@@ -155,7 +154,7 @@ def pairwise_accuracy(prediction: "ArrayLike", truth: "ArrayLike", groups: "Sequ
     return _value(pairwise_statistic(labels), prediction, truth)
 
 
-def treat_failures(prediction: "ArrayLike", treatment: FailureTreatment) -> "tuple[Floats, NDArray[np.bool_]]":
+def treat_failures(prediction: "ArrayLike", treatment: FailureTreatment) -> tuple[Floats, NDArray[np.bool_]]:
     """Resolve failed parses (NaN) in one of the two ways that are always reported side by side (METHOD 4).
 
     Args:
@@ -177,10 +176,10 @@ def treat_failures(prediction: "ArrayLike", treatment: FailureTreatment) -> "tup
 
 
 def estimate(
-    statistic: "Statistic",
+    statistic: Statistic,
     prediction: "ArrayLike",
     truth: "ArrayLike",
-    clusters: "Sequence[str] | None" = None,
+    clusters: Sequence[str] | None = None,
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -202,22 +201,50 @@ def estimate(
         (1.0, 1.0, 1.0)
     """
     x, y = _checked(prediction, truth)
-    value = float(statistic(x, y, np.ones((1, x.size)))[0])
-    if np.isnan(value):
-        return Estimate(value, np.nan, np.nan)
-    draws = np.concatenate([statistic(x, y, weights) for weights in _resampled(x.size, clusters, resamples, seed)])
-    defined = draws[~np.isnan(draws)]
-    if 2 * defined.size <= draws.size:
-        return Estimate(value, np.nan, np.nan)
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
+    return _interval(lambda weights: statistic(x, y, weights), x.size, clusters, resamples, seed)
 
 
-def within_srcc_statistic(groups: "Sequence[str]") -> "Statistic":
+def estimate_difference(
+    statistic: Statistic,
+    before: "ArrayLike",
+    after: "ArrayLike",
+    truth: "ArrayLike",
+    clusters: Sequence[str] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """`statistic(after) - statistic(before)` on the same images, with its 95 % paired bootstrap interval.
+
+    Both are measured on the same resamples: what makes some images hard for both does not widen the interval.
+
+    Args:
+        statistic: as for `estimate`.
+        before: (n,) scores predicted by one model.
+        after: (n,) scores predicted by another.
+        truth: (n,) true scores.
+        clusters: as for `estimate`.
+        resamples: as for `estimate`.
+        seed: as for `estimate`.
+
+    Example:
+        >>> estimate_difference(STATISTICS["mae"], [1, 2, 3], [2, 3, 4], [2, 3, 4])
+        Estimate(value=-1.0, low=-1.0, high=-1.0)
+    """
+    x, y = _checked(before, truth)
+    z, _ = _checked(after, truth)
+
+    def difference(weights: Floats) -> Floats:
+        return statistic(z, y, weights) - statistic(x, y, weights)
+
+    return _interval(difference, x.size, clusters, resamples, seed)
+
+
+def within_srcc_statistic(groups: Sequence[str]) -> Statistic:
     """`srcc_within` as a statistic for `estimate`; resampling must draw whole groups."""
     members = _members(groups)
 
-    def statistic(x: "Floats", y: "Floats", weights: "Floats") -> "Floats":
+    def statistic(x: Floats, y: Floats, weights: Floats) -> Floats:
         values = np.array([_group_srcc(x[m], y[m]) for m in members])
         counts = ~np.isnan(values)
         group_weights = _group_weights(weights, members)[:, counts]
@@ -226,11 +253,11 @@ def within_srcc_statistic(groups: "Sequence[str]") -> "Statistic":
     return statistic
 
 
-def pairwise_statistic(groups: "Sequence[str]") -> "Statistic":
+def pairwise_statistic(groups: Sequence[str]) -> Statistic:
     """`pairwise_accuracy` inside groups as a statistic for `estimate`; resampling must draw whole groups."""
     members = _members(groups)
 
-    def statistic(x: "Floats", y: "Floats", weights: "Floats") -> "Floats":
+    def statistic(x: Floats, y: Floats, weights: Floats) -> Floats:
         right = np.array([_pairs_right(x[m], y[m]) for m in members]).reshape(-1, 2)
         group_weights = _group_weights(weights, members)
         return _ratio(group_weights @ right[:, 0], group_weights @ right[:, 1])
@@ -241,21 +268,21 @@ def pairwise_statistic(groups: "Sequence[str]") -> "Statistic":
 # --- The statistics, for samples weighted by counts -----------------------------------------------------------------
 
 
-def _weighted_plcc(x: "Floats", y: "Floats", weights: "Floats") -> "Floats":
+def _weighted_plcc(x: Floats, y: Floats, weights: Floats) -> Floats:
     return _pearson(np.broadcast_to(x, weights.shape), np.broadcast_to(y, weights.shape), weights)
 
 
-def _weighted_srcc(x: "Floats", y: "Floats", weights: "Floats") -> "Floats":
+def _weighted_srcc(x: Floats, y: Floats, weights: Floats) -> Floats:
     if np.isnan(x).any() or np.isnan(y).any():
         return np.full(len(weights), np.nan)
     return _pearson(_ranks(x, weights), _ranks(y, weights), weights)
 
 
-def _weighted_mae(x: "Floats", y: "Floats", weights: "Floats") -> "Floats":
+def _weighted_mae(x: Floats, y: Floats, weights: Floats) -> Floats:
     return _ratio(weights @ np.abs(x - y), weights.sum(axis=1))
 
 
-def _weighted_krcc(x: "Floats", y: "Floats", weights: "Floats") -> "Floats":
+def _weighted_krcc(x: Floats, y: Floats, weights: Floats) -> Floats:
     """tau-b = C / sqrt(Tx Ty): sums over pairs of the signs' product and of each one's magnitude."""
     if np.isnan(x).any() or np.isnan(y).any():
         return np.full(len(weights), np.nan)
@@ -264,20 +291,20 @@ def _weighted_krcc(x: "Floats", y: "Floats", weights: "Floats") -> "Floats":
     sign_x = np.sign(x[:, None] - x[None, :])
     sign_y = np.sign(y[:, None] - y[None, :])
 
-    def total(pairs: "Floats") -> "Floats":
+    def total(pairs: Floats) -> Floats:
         return np.asarray(np.einsum("bi,bi->b", weights @ pairs, weights), dtype=np.float64)
 
     return _ratio(total(sign_x * sign_y), np.sqrt(total(np.abs(sign_x)) * total(np.abs(sign_y))))
 
 
-def _scipy_krcc(x: "Floats", y: "Floats", counts: "Floats") -> float:
+def _scipy_krcc(x: Floats, y: Floats, counts: Floats) -> float:
     from scipy.stats import kendalltau
 
     times = counts.astype(int)
     return float(kendalltau(np.repeat(x, times), np.repeat(y, times)).statistic)
 
 
-def _pearson(x: "Floats", y: "Floats", weights: "Floats") -> "Floats":
+def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
     """Row by row: x, y, weights are (B, n). NaN where a row is constant on its support."""
     total = weights.sum(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -288,14 +315,14 @@ def _pearson(x: "Floats", y: "Floats", weights: "Floats") -> "Floats":
     return np.clip(_ratio((weights * dx * dy).sum(axis=1), scale), -1.0, 1.0)
 
 
-def _constant(x: "Floats", weights: "Floats") -> "NDArray[np.bool_]":
+def _constant(x: Floats, weights: Floats) -> NDArray[np.bool_]:
     drawn = weights > 0
     lowest = np.where(drawn, x, np.inf).min(axis=1, initial=np.inf)
     highest = np.where(drawn, x, -np.inf).max(axis=1, initial=-np.inf)
     return np.asarray(highest <= lowest)
 
 
-def _ranks(x: "Floats", weights: "Floats") -> "Floats":
+def _ranks(x: Floats, weights: Floats) -> Floats:
     """Average ranks (B, n) that the images have in the samples in which image i occurs weights[b, i] times."""
     distinct, position = np.unique(x, return_inverse=True)
     tied = np.zeros((len(weights), distinct.size))
@@ -307,14 +334,14 @@ def _ranks(x: "Floats", weights: "Floats") -> "Floats":
     return np.asarray((below + (tied + 1) / 2)[:, position])
 
 
-def _group_srcc(x: "Floats", y: "Floats") -> float:
+def _group_srcc(x: Floats, y: Floats) -> float:
     """SRCC in one group; NaN if the group does not count, 0 for a constant prediction in one that does."""
     if x.size < MIN_GROUP_MEMBERS or np.isnan(x).any() or np.isnan(y).any() or np.ptp(y) == 0:
         return float("nan")
     return 0.0 if np.ptp(x) == 0 else float(_weighted_srcc(x, y, np.ones((1, x.size)))[0])
 
 
-def _pairs_right(x: "Floats", y: "Floats") -> tuple[float, float]:
+def _pairs_right(x: Floats, y: Floats) -> tuple[float, float]:
     """(pairs rightly ordered, pairs of different truth) in one group."""
     first, second = np.triu_indices(x.size, k=1)
     truth = np.sign(y[first] - y[second])
@@ -325,7 +352,21 @@ def _pairs_right(x: "Floats", y: "Floats") -> tuple[float, float]:
 # --- Resampling -----------------------------------------------------------------------------------------------------
 
 
-def _resampled(n: int, clusters: "Sequence[str] | None", resamples: int, seed: int) -> "Sequence[Floats]":
+def _interval(
+    draw: Callable[[Floats], Floats], n: int, clusters: Sequence[str] | None, resamples: int, seed: int
+) -> Estimate:
+    value = float(draw(np.ones((1, n)))[0])
+    if np.isnan(value):
+        return Estimate(value, np.nan, np.nan)
+    draws = np.concatenate([draw(weights) for weights in _resampled(n, clusters, resamples, seed)])
+    defined = draws[~np.isnan(draws)]
+    if 2 * defined.size <= draws.size:
+        return Estimate(value, np.nan, np.nan)
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
+
+
+def _resampled(n: int, clusters: Sequence[str] | None, resamples: int, seed: int) -> Sequence[Floats]:
     """Counts (b, n) of every image in each resample, in pieces that fit into memory."""
     rng = np.random.default_rng(seed)
     names, of_image = np.unique(np.asarray(clusters if clusters is not None else np.arange(n)), return_inverse=True)
@@ -334,34 +375,34 @@ def _resampled(n: int, clusters: "Sequence[str] | None", resamples: int, seed: i
     return [counts[at : at + rows][:, of_image].astype(np.float64) for at in range(0, resamples, rows)]
 
 
-def _members(groups: "Sequence[str]") -> "list[NDArray[np.intp]]":
+def _members(groups: Sequence[str]) -> list[NDArray[np.intp]]:
     labels = np.asarray(groups)
     return [np.flatnonzero(labels == name) for name in np.unique(labels)]
 
 
-def _group_weights(weights: "Floats", members: "list[NDArray[np.intp]]") -> "Floats":
+def _group_weights(weights: Floats, members: list[NDArray[np.intp]]) -> Floats:
     return weights[:, [m[0] for m in members]]
 
 
-def _ratio(numerator: "Floats", denominator: "Floats") -> "Floats":
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     """Quotient, NaN where the denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(denominator == 0, np.nan, numerator / denominator), dtype=np.float64)
 
 
-def _checked(prediction: "ArrayLike", truth: "ArrayLike") -> "tuple[Floats, Floats]":
+def _checked(prediction: "ArrayLike", truth: "ArrayLike") -> tuple[Floats, Floats]:
     x, y = (np.asarray(values, dtype=np.float64).ravel() for values in (prediction, truth))
     if x.size != y.size:
         raise ValueError(f"{x.size} predictions for {y.size} truths; there must be one each")
     return x, y
 
 
-def _value(statistic: "Statistic", prediction: "ArrayLike", truth: "ArrayLike") -> float:
+def _value(statistic: Statistic, prediction: "ArrayLike", truth: "ArrayLike") -> float:
     x, y = _checked(prediction, truth)
     return float(statistic(x, y, np.ones((1, x.size)))[0])
 
 
-STATISTICS: "dict[str, Statistic]" = {
+STATISTICS: dict[str, Statistic] = {
     "srcc": _weighted_srcc,
     "plcc": _weighted_plcc,
     "krcc": _weighted_krcc,
