@@ -3,11 +3,15 @@
 `functional` holds the mathematics (tensors in, tensors out); the classes here hold its settings.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from redaes.rewards.functional import Weight
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class RewardInputs:
     source_scores: "Tensor"
     texts: list[list[str]]
 
+    @property
+    def truths(self) -> "Tensor":
+        """(N,) absolute scores the images stand for: S(x) + g, clipped to [0, 10]."""
+        return (self.source_scores + self.g).clamp(0.0, 10.0)
+
 
 @runtime_checkable
 class Reward(Protocol):
@@ -36,3 +45,119 @@ class Reward(Protocol):
     def __call__(self, inputs: RewardInputs) -> "Tensor":
         """Rewards of shape (N, K), finite."""
         ...
+
+
+class RelativeRankingConsistency:
+    """The paper's reward (Eq. 6): is each sampled score on the right side of the other images' means?
+
+    Args:
+        tau: temperature of the sigmoid in points of score, > 0 [ours].
+        weight: gap-aware weight, `abs`, `tanh` or `uniform` [ours].
+        across: where true differences come from: `g`, each image's difference from its own source, or `score`,
+            S(x) + g. Within one group both say the same; they differ in shuffled batches [ours].
+    """
+
+    def __init__(self, tau: float = 1.0, weight: "Weight" = "abs", across: Literal["g", "score"] = "g") -> None:
+        if tau <= 0:
+            raise ValueError(f"tau is {tau}; a temperature is above 0")
+        self.tau = tau
+        self.weight = weight
+        self.across = across
+
+    def __call__(self, inputs: RewardInputs) -> "Tensor":
+        """(N, K) in [0, 1]."""
+        from redaes.rewards.functional import relative_ranking_consistency
+
+        truths = inputs.g if self.across == "g" else inputs.truths
+        return relative_ranking_consistency(inputs.scores, truths, self.tau, self.weight)
+
+
+class ThurstoneFidelity:
+    """VisualQuality-R1's reward: fidelity to the true order under Thurstone's model; needs K >= 2."""
+
+    def __call__(self, inputs: RewardInputs) -> "Tensor":
+        """(N, K), about [0, 1]."""
+        from redaes.rewards.functional import thurstone_fidelity
+
+        return thurstone_fidelity(inputs.scores, inputs.truths)
+
+
+class Rapo:
+    """Aes-R1's reward: fidelity with ties as wins, plus a Gaussian of the absolute error, plus the format.
+
+    Args:
+        width: of the Gaussian in points of the 0-10 scale (0.1 on Aes-R1's [0, 1] scale).
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        self.width = width
+
+    def __call__(self, inputs: RewardInputs) -> "Tensor":
+        """(N, K), about [0, 3]."""
+        from redaes.rewards.functional import gaussian_accuracy, thurstone_fidelity
+
+        ranking = thurstone_fidelity(inputs.scores, inputs.truths, tie=1.0)
+        return ranking + gaussian_accuracy(inputs.scores, inputs.truths, self.width) + Format()(inputs)
+
+
+class ScoreHit:
+    """Q-Insight's reward: 1 for a score closer than a threshold to the truth, both on a 1-5 scale.
+
+    Args:
+        threshold: on the 1-5 scale.
+    """
+
+    def __init__(self, threshold: float = 0.35) -> None:
+        self.threshold = threshold
+
+    def __call__(self, inputs: RewardInputs) -> "Tensor":
+        """(N, K), 0 or 1."""
+        from redaes.rewards.functional import score_hit
+
+        return score_hit(inputs.scores, inputs.truths, self.threshold)
+
+
+class MeanAbsoluteError:
+    """1 - |s - y| / 10: plain regression as a reward."""
+
+    def __call__(self, inputs: RewardInputs) -> "Tensor":
+        """(N, K) in [0, 1]."""
+        from redaes.rewards.functional import negative_absolute_error
+
+        return negative_absolute_error(inputs.scores, inputs.truths)
+
+
+class Format:
+    """1 for an output that is exactly a think tag and an answer tag with a readable score, else 0."""
+
+    _SHAPE = re.compile(r"\s*<think>.*?</think>\s*<answer>.*?</answer>\s*", re.DOTALL)
+
+    def __call__(self, inputs: RewardInputs) -> "Tensor":
+        """(N, K), 0 or 1."""
+        good = [[self._SHAPE.fullmatch(text) is not None for text in row] for row in inputs.texts]
+        return (inputs.scores.new_tensor(good) * inputs.scores.isfinite()).to(inputs.scores.dtype)
+
+
+class Composite:
+    """A weighted sum of other rewards.
+
+    Args:
+        rewards: reward plug-ins, by name or with their settings.
+        weights: one number for each.
+    """
+
+    def __init__(self, rewards: "Sequence[str | dict[str, Any]]", weights: Sequence[float]) -> None:
+        from redaes.registry import create
+
+        if len(rewards) != len(weights) or not rewards:
+            raise ValueError(f"{len(rewards)} rewards and {len(weights)} weights; give one weight for each reward")
+        self.rewards: list[Reward] = [create("rewards", spec) for spec in rewards]
+        self.weights = list(weights)
+
+    def __call__(self, inputs: RewardInputs) -> "Tensor":
+        """(N, K): the sum of weight times reward."""
+        terms = [w * reward(inputs) for w, reward in zip(self.weights, self.rewards, strict=True)]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
