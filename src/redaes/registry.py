@@ -1,0 +1,212 @@
+"""The plug-in registry: finds, lists and creates plug-ins declared as entry points.
+
+Every kind is an entry-point group `redaes.<kind>` and a Protocol. Built-ins are declared in our own pyproject exactly
+as a third party declares theirs. A config names a plug-in by its entry-point name or by class path, alone or with
+settings: `rrc`, `my_package.Reward`, `{class_path: rrc, init_args: {tau: 0.5}}`. Loading one imports only that one.
+"""
+
+import difflib
+import inspect
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from redaes.errors import UserError, nearest
+
+PluginSpec = str | dict[str, Any]
+
+PROTOCOLS: dict[str, str] = {
+    "sources": "redaes.sources:PhotoSource",
+    "editors": "redaes.editors:Editor",
+    "judges": "redaes.judges:Judge",
+    "instructors": "redaes.instructors:Instructor",
+    "verifiers": "redaes.verifiers:Verifier",
+    "fusion": "redaes.fusion:Fusion",
+    "rewards": "redaes.rewards:Reward",
+    "rollouts": "redaes.rollout:Rollout",
+    "scorers": "redaes.inference:ScorerProtocol",
+    "runners": "redaes.engine.runners:Runner",
+}
+KINDS = tuple(PROTOCOLS)
+
+# The optional dependency a missing module belongs to.
+EXTRAS = {"skimage": "nano", "openai": "data", "anthropic": "data", "diffusers": "editors", "wandb": "wandb"}
+
+DISABLE = "REDAES_DISABLE_PLUGINS"
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """One installed plug-in. `ok` and `error` are None until it was loaded (`redaes plugins check`)."""
+
+    kind: str
+    name: str
+    package: str
+    version: str
+    value: str
+    ok: bool | None = None
+    error: str | None = None
+
+
+def singular(kind: str) -> str:
+    """`rewards` -> `reward`: for messages."""
+    return kind.removesuffix("s") if kind != "fusion" else kind
+
+
+def _entry_points(kind: str) -> dict[str, EntryPoint]:
+    if kind not in PROTOCOLS:
+        raise UserError(f"unknown kind of plug-in {kind!r} ({nearest(kind, KINDS)})")
+    found = entry_points(group=f"redaes.{kind}")
+    if os.environ.get(DISABLE):
+        found = type(found)(e for e in found if e.dist is not None and e.dist.name == "redaes")
+    return {e.name: e for e in found}
+
+
+def find(kind: str) -> list[str]:
+    """Names of the installed plug-ins of one kind, sorted, without importing any."""
+    return sorted(_entry_points(kind))
+
+
+def list_plugins() -> list[PluginInfo]:
+    """Every installed plug-in of every kind, without importing any."""
+    return [
+        PluginInfo(
+            kind, name, e.dist.name if e.dist else "unknown", e.dist.version if e.dist else "unknown", e.value
+        )
+        for kind in KINDS
+        for name, e in sorted(_entry_points(kind).items())
+    ]
+
+
+def check_plugins() -> list[PluginInfo]:
+    """Every installed plug-in, each loaded on its own: a broken one is reported, the others are not disturbed."""
+    checked = []
+    for info in list_plugins():
+        try:
+            _check_class(info.kind, info.name, load_plugin(info.kind, info.name))
+            ok, error = True, None
+        except UserError as problem:
+            ok, error = False, str(problem)
+        checked.append(PluginInfo(info.kind, info.name, info.package, info.version, info.value, ok, error))
+    return checked
+
+
+def load_plugin(kind: str, name: str) -> type[Any]:
+    """The class of one plug-in, by entry-point name or class path.
+
+    Args:
+        kind: one of `KINDS`.
+        name: `rrc`, or a path `package.module.Class`.
+
+    Raises:
+        UserError: unknown name (with the nearest), or one that fails to import (with package and cause).
+    """
+    found = _entry_points(kind)
+    if name in found:
+        entry = found[name]
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
+        try:
+            loaded = entry.load()
+        except Exception as error:  # whatever a third party's module raises on import, named with its package
+            raise UserError(f"{singular(kind)} {name!r} of {package} does not load: {_cause(error)}") from error
+        return loaded  # type: ignore[no-any-return]
+    if "." in name:
+        return _import_class(kind, name)
+    hint = nearest(name, found).replace("known:", "installed:")
+    raise UserError(f"unknown {singular(kind)} {name!r} ({hint})")
+
+
+def _import_class(kind: str, path: str) -> type[Any]:
+    module, _, attribute = path.rpartition(".")
+    try:
+        loaded: type[Any] = getattr(import_module(module), attribute)
+    except Exception as error:
+        raise UserError(f"{singular(kind)} {path!r} does not load: {_cause(error)}") from error
+    return loaded
+
+
+def _cause(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return f"{text}; pip install 'redaes[{EXTRAS[missing]}]'" if missing in EXTRAS else text
+
+
+def protocol(kind: str) -> type[Any]:
+    """The Protocol class that plug-ins of this kind satisfy."""
+    module, _, name = PROTOCOLS[kind].partition(":")
+    loaded: type[Any] = getattr(import_module(module), name)
+    return loaded
+
+
+def _check_class(kind: str, name: str, loaded: Any) -> None:
+    if not callable(loaded):
+        raise UserError(f"{singular(kind)} {name!r} is {loaded!r}; a plug-in is a class or a function that makes one")
+    wanted = protocol(kind)
+    if inspect.isclass(loaded):
+        methods = [m for m in vars(wanted) if callable(getattr(wanted, m)) and (not m.startswith("_") or m == "__call__")]
+        missing = [m for m in methods if not callable(getattr(loaded, m, None))]
+        if missing:
+            raise UserError(f"{singular(kind)} {name!r} lacks {', '.join(missing)} of {PROTOCOLS[kind]}")
+
+
+def split_spec(spec: PluginSpec) -> tuple[str, dict[str, Any]]:
+    """Name and settings of a plug-in as a config writes it.
+
+    Keys beside `class_path` count as settings, so that `--model.reward.tau=0.25` overrides one.
+
+    Example:
+        >>> split_spec({"class_path": "rrc", "init_args": {"tau": 1.0}, "tau": 0.25})
+        ('rrc', {'tau': 0.25})
+    """
+    if isinstance(spec, str):
+        return spec, {}
+    settings = {key: value for key, value in spec.items() if key not in ("class_path", "init_args")}
+    if not isinstance(spec.get("class_path"), str):
+        raise UserError(f"{dict(spec)!r} names no plug-in; write {{class_path: NAME, init_args: {{...}}}} or just NAME")
+    return spec["class_path"], {**(spec.get("init_args") or {}), **settings}
+
+
+def create(kind: str, spec: PluginSpec, **overrides: Any) -> Any:
+    """Make a plug-in from what a config says.
+
+    Args:
+        kind: one of `KINDS`.
+        spec: a name, or `{class_path: name, init_args: {...}}`.
+        overrides: settings that win over the config's.
+
+    Returns:
+        An instance that satisfies the kind's Protocol.
+
+    Raises:
+        UserError: unknown plug-in or setting (with the nearest), a setting it refuses, or not of this kind.
+    """
+    name, settings = split_spec(dict(spec) if isinstance(spec, Mapping) else spec)
+    settings |= overrides
+    loaded = load_plugin(kind, name)
+    _check_class(kind, name, loaded)
+    _check_settings(kind, name, loaded, settings)
+    try:
+        made = loaded(**settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{singular(kind)} {name!r} refuses its settings: {_cause(error)}") from error
+    except ModuleNotFoundError as error:
+        raise UserError(f"{singular(kind)} {name!r} cannot be made: {_cause(error)}") from error
+    if not isinstance(made, protocol(kind)):
+        raise UserError(f"{singular(kind)} {name!r} does not satisfy {PROTOCOLS[kind]}")
+    return made
+
+
+def _check_settings(kind: str, name: str, loaded: Any, settings: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(loaded).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in settings:
+        if key not in parameters:
+            close = difflib.get_close_matches(key, parameters, n=1, cutoff=0.5)
+            meant = f"did you mean {close[0]!r}? " if close else ""
+            raise UserError(
+                f"{singular(kind)} {name!r} has no setting {key!r} ({meant}settings: {', '.join(parameters) or 'none'})"
+            )
