@@ -110,7 +110,7 @@ def _write_edit(
         verifications=(Verification(verifier="pixel/success", success=7 + index / 2, over_editing=9.0),),
         passed=7 + index / 2 >= 7.5,
         verdicts=verdicts,
-        fused=Fused(value=delta, level="medium", outliers=(2,), method="average"),
+        fused=Fused(value=delta, level="medium", outliers=(2,), method="normal_average"),
     )
     return edit, delta
 

@@ -17,6 +17,7 @@ def evaluate(
     samples: int | None = None,
     batch_size: int = 16,
     device: str | None = None,
+    scorer: str = "redaes",
 ) -> int:
     """Score every image of a split's groups and measure the agreement with the judges' consensus.
 
@@ -28,6 +29,7 @@ def evaluate(
         samples: evaluate about this many images only: whole groups, drawn at random but always the same.
         batch_size: images scored at once.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
+        scorer: the plug-in that serves the model; packages may add others (`redaes plugins list`).
 
     Returns:
         The exit code, 0.
@@ -49,10 +51,10 @@ def evaluate(
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     total = sum(len(group.members) for group in groups)
-    name = fingerprint(model)
-    scorer = load_scorer(model, batch_size=batch_size, device=device)
+    name = fingerprint(model, scorer)
+    loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
     start = time.monotonic()
-    batches = with_progress(predict(dataset, groups, scorer, batch_size), total)
+    batches = with_progress(predict(dataset, groups, loaded, batch_size), total)
     predictions = [prediction for batch in batches for prediction in batch]
     seconds = time.monotonic() - start
     document = evaluation_document(predictions, model=name, split=split, dataset=dataset, seconds=seconds)

@@ -19,6 +19,7 @@ def rank(
     format: Literal["table", "jsonl", "csv"] = "table",
     batch_size: int = 16,
     device: str | None = None,
+    scorer: str = "redaes",
 ) -> int:
     """Score the images of a folder and list them best first; equal scores are ordered by path.
 
@@ -30,6 +31,7 @@ def rank(
         format: how to list them on the terminal: table, jsonl or csv.
         batch_size: images scored at once.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
+        scorer: the plug-in that serves the model; packages may add others (`redaes plugins list`).
 
     Returns:
         The exit code: 0 if every image has a score, 1 if one has none.
@@ -43,7 +45,8 @@ def rank(
     files = list_images([folder])
     if html is not None:
         _refuse_unwritable(Path(html))
-    rows = [row for batch in score_with_progress(files, model, batch_size, device) for row in batch]
+    batches = score_with_progress(files, model, scorer=scorer, batch_size=batch_size, device=device)
+    rows = [row for batch in batches for row in batch]
     failed = report_errors(rows)
     best = ranked(rows)[:top]
     _print(best, format)

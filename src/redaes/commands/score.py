@@ -1,7 +1,8 @@
 """`redaes score`: a number and a reason for every image; bad files are reported and the rest scored."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,7 @@ def score(
     output: str | None = None,
     batch_size: int = 16,
     device: str | None = None,
+    scorer: str = "redaes",
 ) -> int:
     """Score images: one row each, with path, score in [0, 10], reasoning and, where it failed, the error.
 
@@ -49,6 +51,7 @@ def score(
         output: file to write to instead of the terminal.
         batch_size: images scored at once.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
+        scorer: the plug-in that serves the model; packages may add others (`redaes plugins list`).
 
     Returns:
         The exit code: 0 if every image has a score, 1 if one has none.
@@ -59,17 +62,17 @@ def score(
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}; it must be at least 1")
     files = list_images(paths)
+    run = partial(score_with_progress, model=model, scorer=scorer, batch_size=batch_size, device=device)
     if output is None:
-        return _score_to_stdout(files, model, _stdout_format(format), batch_size, device)
-    return _score_to_file(files, model, Path(output), _file_format(format, Path(output)), batch_size, device)
+        return _score_to_stdout(run(files), _stdout_format(format))
+    path = Path(output)
+    return _score_to_file(files, run, path, _file_format(format, path), fingerprint(model, scorer))
 
 
-def _score_to_stdout(
-    files: Sequence[Path], model: str, form: Literal["table", "jsonl", "csv"], batch_size: int, device: str | None
-) -> int:
+def _score_to_stdout(batches: Iterable[list[Row]], form: Literal["table", "jsonl", "csv"]) -> int:
     rows: list[Row] = []
     failed = False
-    for batch in score_with_progress(files, model, batch_size, device):
+    for batch in batches:
         if form != "table":
             sys.stdout.write(("" if rows else header(form)) + "".join(to_line(row, form) for row in batch))
             sys.stdout.flush()
@@ -81,16 +84,20 @@ def _score_to_stdout(
 
 
 def _score_to_file(
-    files: Sequence[Path], model: str, output: Path, form: FileFormat, batch_size: int, device: str | None
+    files: Sequence[Path],
+    run: Callable[[Sequence[Path]], Iterable[list[Row]]],
+    output: Path,
+    form: FileFormat,
+    model: str,
 ) -> int:
-    kept = _rows_to_keep(output, form, fingerprint(model))
+    kept = _rows_to_keep(output, form, model)
     done = {row.path for row in kept}
     left = [path for path in files if display_path(path) not in done]
     if len(left) < len(files):
         print(f"{output} already holds {len(files) - len(left)} of {len(files)} images", file=sys.stderr)
     failed = False
     with RowWriter(output, form, kept) as writer:
-        for batch in score_with_progress(left, model, batch_size, device):
+        for batch in run(left):
             writer.add(batch)
             failed = report_errors(batch) or failed
     print(f"wrote {output}", file=sys.stderr)

@@ -33,6 +33,14 @@ STAGE_NAMES = {
     "grpo": "3 · after GRPO",
 }
 STAGE_COLOURS = {"initial": "before", "sft": "third", "calibration": "fourth", "grpo": "after"}
+METHOD_WORDS = {
+    "weighted_average": "the average of all of them",
+    "normal_average": "the average of those that do not stand apart",
+    "weighted_median": "the weighted median",
+    "median": "the one in the middle",
+    "conservative_average": "the middle between their average and their median",
+    "robust_median": "Tukey's biweight, an average that hardly listens to those far away",
+}
 MEASURE_NAMES = {
     "srcc_within": "order within groups (SRCC)",
     "pairwise_accuracy": "pairs in the right order",
@@ -142,9 +150,10 @@ def page_of(run: Run, results: Mapping[str, Any]) -> str:
         summary=results["summary"],
         stage_names=STAGE_NAMES,
         measures=MEASURE_NAMES,
+        method_words=METHOD_WORDS,
         last_stage=next((s for s in reversed(STAGES) if s in run.evaluations), None),
         before_after=[s for s in ("calibration", "grpo") if s in run.evaluations],
-        within_chart=_within_chart(run),
+        headline_charts=[_interval_chart(run, name) for name in ("srcc_within", "srcc")] if run.evaluations else [],
         data=None if run.dataset is None else _data_section(run.dataset),
         curves=_curve_charts(run),
         scatters=_scatters(run),
@@ -157,16 +166,13 @@ def page_of(run: Run, results: Mapping[str, Any]) -> str:
 # --- 1 headline ------------------------------------------------------------------------------------------------------
 
 
-def _within_chart(run: Run) -> "Markup | None":
+def _interval_chart(run: Run, name: str) -> "tuple[str, Markup]":
     rows = [
-        charts.Whisker(STAGE_NAMES[stage], colour=STAGE_COLOURS[stage], **evaluation.measure("srcc_within"))
+        charts.Whisker(STAGE_NAMES[stage], colour=STAGE_COLOURS[stage], **evaluation.measure(name))
         for stage, evaluation in run.evaluations.items()
     ]
-    if not rows:
-        return None
-    return charts.interval_chart(
-        "Order within groups", rows, zero="SRCC within groups: 0 is chance, 1 is the judges' order"
-    )
+    title = MEASURE_NAMES[name][:1].upper() + MEASURE_NAMES[name][1:]
+    return title, charts.interval_chart(title, rows, zero="0 is chance, 1 is the judges' order")
 
 
 def _value(evaluation: Evaluation | None, name: str) -> float | None:

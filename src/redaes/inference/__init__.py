@@ -30,7 +30,10 @@ class Score:
 
 @runtime_checkable
 class ScorerProtocol(Protocol):
-    """The contract of the entry-point group `redaes.scorers`."""
+    """The contract of the entry-point group `redaes.scorers`.
+
+    A scorer is made with the keywords `model` (what `--model` says), `batch_size` and `device` (None: its own choice).
+    """
 
     def score(self, images: "Sequence[Image | str | Path]") -> list[Score]:
         """Score each image seen alone, in order; one `Score` per image."""

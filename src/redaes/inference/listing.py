@@ -74,11 +74,24 @@ def score_files(
             yield _score_batch(batch, opened, scorer, model)
 
 
-def load_scorer(model: str, *, batch_size: int = 16, device: str | None = None) -> ScorerProtocol:
-    """The scorer that serves a model: a checkpoint folder, `nano`, or a hub id."""
-    from redaes.inference.scorer import Scorer
+def load_scorer(
+    model: str, *, scorer: str = "redaes", batch_size: int = 16, device: str | None = None
+) -> ScorerProtocol:
+    """Make the scorer that serves a model.
 
-    return Scorer(model, batch_size=batch_size, device=device)
+    Args:
+        model: a checkpoint folder, `nano`, or a hub id; whatever a scorer of another package understands.
+        scorer: which scorer plug-in.
+        batch_size: images in one forward pass.
+        device: where the model runs; None chooses.
+
+    Raises:
+        UserError: no such scorer, or a model that it cannot open.
+    """
+    from redaes.registry import create
+
+    made: ScorerProtocol = create("scorers", scorer, model=model, batch_size=batch_size, device=device)
+    return made
 
 
 def display_path(path: Path) -> str:
@@ -101,17 +114,20 @@ def printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def fingerprint(model: str) -> str:
+def fingerprint(model: str, scorer: str = "redaes") -> str:
     """A short name that differs when the model's files differ: `<name>@<hash>`.
 
     Args:
         model: a checkpoint folder, `nano`, or a hub id, which stands for itself.
+        scorer: which scorer plug-in; models of another than ours are told by scorer and name alone.
 
     Raises:
         UserError: not a checkpoint that can be opened.
     """
     from redaes.models.vlm import checkpoint_path
 
+    if scorer != "redaes":
+        return f"{scorer}:{model}"
     folder = Path(checkpoint_path(model))
     return f"{folder.resolve().name}@{_hash_folder(folder)}" if folder.is_dir() else model
 

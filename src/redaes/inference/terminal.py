@@ -22,19 +22,22 @@ _BAR_CELLS = 10
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-def score_with_progress(files: Sequence[Path], model: str, batch_size: int, device: str | None) -> Iterator[list[Row]]:
+def score_with_progress(
+    files: Sequence[Path], model: str, *, scorer: str, batch_size: int, device: str | None
+) -> Iterator[list[Row]]:
     """Load a model and score files with it, batch by batch; no files, no model.
 
     Args:
         files: image files, readable or not.
         model: a checkpoint folder, or the name of a shipped model.
+        scorer: which scorer plug-in serves it.
         batch_size: files per batch, and images per forward pass.
         device: where the model runs; None chooses.
     """
     if files:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them comes back as an ImageError
-        scorer = load_scorer(model, batch_size=batch_size, device=device)
-        batches = score_files(files, scorer, fingerprint(model), batch_size=batch_size)
+        loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
+        batches = score_files(files, loaded, fingerprint(model, scorer), batch_size=batch_size)
         yield from with_progress(batches, len(files))
 
 
