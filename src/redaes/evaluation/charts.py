@@ -54,13 +54,14 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
         >>> nice_ticks(0.13, 0.87)
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
-    if not high > low:
+    if high - low <= max(1e-12, 1e-9 * max(abs(low), abs(high))):  # one value, as far as a chart can show
         low, high = low - 0.5, high + 0.5
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) + 0.0 for i in range(first, last + 1)]
+    digits = 2 - math.floor(math.log10(step))
+    return [round(i * step, digits) + 0.0 for i in range(first, last + 1)]
 
 
 def line_chart(title: str, x: Sequence[float], y: Sequence[float], *, x_label: str = "step", colour: str) -> Markup:
