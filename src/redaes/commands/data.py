@@ -1,0 +1,110 @@
+"""`redaes data`: build a dataset, look at one."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def build(
+    output: str,
+    config: str = "nano/data.yaml",
+    photos: str = "",
+    seed: int | None = None,
+    workers: int | None = None,
+    set: list[str] | None = None,  # noqa: A002 (the option's name)
+    overwrite: bool = False,
+) -> None:
+    """Build a dataset of pairs, groups and scores from photographs. A killed build continues where it was.
+
+    Args:
+        output: folder of the dataset.
+        config: YAML file; names like nano/data.yaml are found in the package too.
+        photos: folder of your own photographs instead of the config's source; they are split at random by photograph.
+        seed: override the config's seed.
+        workers: processes; default one per core. It does not change a byte of the dataset.
+        set: override any key, e.g. --set '[sources.train=50,groups.train=5]'.
+        overwrite: replace a dataset of another configuration.
+    """
+    from redaes.engine.build import build as build_dataset
+    from redaes.engine.config import load_config
+    from redaes.engine.runners import ProcessRunner
+    from redaes.presets import resolve_config
+
+    overrides = list(set or [])
+    if photos:
+        overrides += [f"source={{class_path: folder, init_args: {{root: {json.dumps(photos)}}}}}"]
+        overrides += ["split.test=[]", "split.validation=[]"]
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    loaded = load_config(resolve_config(config), overrides)
+    with _Progress() as progress:
+        info = build_dataset(loaded, Path(output), ProcessRunner(workers), progress, overwrite)
+    counts = info["counts"]
+    print(f"{output}: {counts['sources']} sources, {counts['pairs']} pairs, {counts['groups']} groups")
+
+
+def status(dataset: str, format: Literal["table", "json"] = "table") -> None:  # noqa: A002
+    """Show what came through each stage, how the editors did (Tab. 8) and how the judges agreed (Tab. 9).
+
+    Args:
+        dataset: folder of a dataset.
+        format: table for people, json for programs.
+    """
+    from redaes.data.manifest import Manifest
+
+    info = Manifest(dataset).info
+    if format == "json":
+        print(json.dumps({"counts": info["counts"], **info["statistics"]}))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for table in _tables(info["statistics"]):
+        console.print(table)
+
+
+def _tables(statistics: dict[str, Any]) -> "list[Table]":
+    from rich.table import Table
+
+    funnel = Table("stage", "kept", title="Funnel", title_justify="left")
+    for name, count in statistics["funnel"].items():
+        funnel.add_row(name.replace("_", " "), str(count))
+    editors = Table("editor", "VIEScore mean", "success rate", title="Verification (Tab. 8)", title_justify="left")
+    for name, row in statistics["verification"].items():
+        editors.add_row(name, f"{row['mean']:.2f}", f"{row['success_rate']:.1%}")
+    judges = Table("judges", "same direction", title="Agreement (Tab. 9)", title_justify="left")
+    for name, rate in statistics["judge_agreement"].items():
+        judges.add_row(name, f"{rate:.1%}")
+    return [funnel, editors, judges]
+
+
+class _Progress:
+    """A rich bar on a terminal, a line every tenth otherwise; both on stderr."""
+
+    def __enter__(self) -> "_Progress":
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = None
+        self.tenth = -1
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task("sources", total=None)
+            self.bar.start()
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total)
+        elif total and 10 * done // total > self.tenth:
+            self.tenth = 10 * done // total
+            print(f"sources: {done}/{total}", file=sys.stderr, flush=True)
+
+    def __exit__(self, *exc: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()

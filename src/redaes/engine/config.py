@@ -1,0 +1,144 @@
+"""The engine's configuration: what METHOD 2 leaves open, as named fields with the paper's values as defaults.
+
+[P] marks the paper's values, [O] ours.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from redaes.errors import UserError, nearest
+from redaes.registry import PluginSpec
+
+
+class Settings(BaseModel):
+    """Base of the configuration's parts: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitSettings(Settings):
+    """Which photographs are held out. A photograph is never in two splits."""
+
+    test: tuple[str, ...] = Field((), description="photographs held out for the test")
+    validation: tuple[str, ...] = Field((), description="photographs held out for validation")
+    test_fraction: float = Field(0.2, ge=0, lt=1, description="share of photographs where no names are given")
+    validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of photographs where no names are given")
+
+
+class FaultSettings(Settings):
+    """Faults of a camera or a hurried photographer, so that the pool spans quality levels [O]."""
+
+    share: float = Field(0.0, ge=0, le=1, description="share of sources with one random fault")
+    categories: tuple[str, ...] = (
+        "underexpose",
+        "overexpose",
+        "flatten_contrast",
+        "desaturate",
+        "cast",
+        "blur",
+        "add_noise",
+        "compress",
+    )
+    strength: tuple[float, float] = Field((0.4, 1.3), description="drawn uniformly from this range")
+
+
+class SourceSettings(Settings):
+    """How sources are cut from photographs."""
+
+    train: int = Field(1000, ge=1, description="sources from the training photographs")
+    validation: int = Field(20, ge=0)
+    test: int = Field(60, ge=0)
+    size: int = Field(112, ge=16, description="side of a source in pixels")
+    crop: tuple[float, float] = Field((0.35, 0.9), description="side of the crop as a share of the shorter side")
+    faults: FaultSettings = FaultSettings()
+
+
+class VerificationSettings(Settings):
+    """VIEScore's filter."""
+
+    threshold: float = Field(7.5, ge=0, le=10, description="an edit passes at this mean of the verifiers [P]")
+    min_passing: int | None = Field(None, ge=1, description="a source needs this many; None: four fifths of M [P: 4 of 5]")
+
+
+class GroupSettings(Settings):
+    """RL groups, and the groups that validation and test are measured on."""
+
+    train: int = Field(150, ge=0, description="training sources that get a group")
+    instructions: int = Field(7, ge=1, description="diverse instructions per source [P]")
+    max_variants: int = Field(7, ge=1, description="variants kept at most: groups of 1 + 7 [P]")
+    min_variants: int = Field(2, ge=1, description="a group with fewer is dropped [O]")
+
+
+class EngineConfig(Settings):
+    """Everything a dataset depends on."""
+
+    seed: int = 0
+    source: PluginSpec = "skimage"
+    split: SplitSettings = SplitSettings()
+    sources: SourceSettings = SourceSettings()
+    instructor: PluginSpec = "pixel"
+    editors: tuple[PluginSpec, ...] = Field(min_length=1)
+    verifiers: tuple[PluginSpec, ...] = Field(min_length=1)
+    judges: tuple[PluginSpec, ...] = Field(min_length=1)
+    fusion: PluginSpec = "consensus"
+    verification: VerificationSettings = VerificationSettings()
+    pairs: bool = Field(True, description="make pre-training pairs")
+    groups: GroupSettings = GroupSettings()
+    calibration: int = Field(200, ge=0, description="calibration samples, uniform from the training sources [P]")
+    keep_all_images: bool = Field(False, description="store the images of rejected edits too")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.verification.min_passing is not None and self.verification.min_passing > len(self.editors):
+            raise ValueError(
+                f"verification.min_passing is {self.verification.min_passing} of {len(self.editors)} editors"
+            )
+        overlap = set(self.split.test) & set(self.split.validation)
+        if overlap:
+            raise ValueError(f"split: {sorted(overlap)} are in both test and validation")
+        return self
+
+    @property
+    def min_passing(self) -> int:
+        """Edits that must pass: four fifths of the editors, rounded up, unless set."""
+        return self.verification.min_passing or -(-4 * len(self.editors) // 5)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> EngineConfig:
+    """Read a YAML file and apply `key.sub=value` overrides.
+
+    Raises:
+        UserError: unreadable file, bad override, unknown key (with the nearest) or bad value.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        values: Any = OmegaConf.to_container(merged, resolve=True)
+    except (OSError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    try:
+        return EngineConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(where[:-1])
+        return f"unknown key {'.'.join(where)!r} ({nearest(where[-1], known)})"
+    return f"{'.'.join(where) or 'configuration'}: {problem['msg']} (got {problem['input']!r:.80})"
+
+
+def _fields_at(path: Sequence[str]) -> list[str]:
+    model: Any = EngineConfig
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
