@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from redaes.data.manifest import Manifest, canonical_json, write_atomically, write_records
+from redaes.engine.statistics import dataset_statistics
 from redaes.evaluation.runner import Prediction, evaluation_document, write_evaluation
 from redaes.records import (
     SCHEMA_VERSION,
@@ -60,7 +61,11 @@ def _write_dataset(root: Path, crops: int) -> Manifest:
     for name, records in [("sources", sources), ("edits", edits), ("pairs", pairs), ("groups", groups)]:
         write_records(root / f"{name}.jsonl", records)
     write_records(root / "calibration.jsonl", sources[:4])
-    info = {"schema_version": SCHEMA_VERSION, "seed": 7, "statistics": {}}
+    info = {
+        "schema_version": SCHEMA_VERSION,
+        "seed": 7,
+        "statistics": dataset_statistics(sources, edits, pairs, groups),
+    }
     write_atomically(root / "manifest.json", canonical_json(info))
     return Manifest(root)
 

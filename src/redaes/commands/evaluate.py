@@ -10,8 +10,8 @@ from redaes.records import Split
 
 
 def evaluate(
-    data: str,
-    output: str,
+    data: str = "data",
+    output: str = "evaluation.json",
     model: str = "nano",
     split: Split = "test",
     samples: int | None = None,

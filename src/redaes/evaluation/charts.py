@@ -167,7 +167,7 @@ def _whisker(row: Whisker, across: _Axis, y: float) -> Markup:
         )
     point = Markup('<circle cx="{}" cy="{}" r="5.5" {}/>').format(across.at(row.value), y, style)
     number = Markup('<text x="{}" y="{}" text-anchor="middle" class="value">{}</text>').format(
-        across.at(row.value), y - 10, _short(row.value)
+        across.at(row.value), y - 10, f"{row.value:.2f}".replace("-", "−")
     )
     return label + line + point + number
 

@@ -6,7 +6,6 @@ steps from best to worst.
 """
 
 import json
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from redaes.evaluation.correlations import srcc
 from redaes.evaluation.html import render, thumbnail
 from redaes.evaluation.run_folder import STAGES, TRAINING_STEPS, Evaluation, Run, open_run
 from redaes.evaluation.runner import MEASURES, Prediction, measure_difference
-from redaes.records import Edit, Fused, GroupRecord, PairRecord, Split, Verdict
+from redaes.records import Fused, GroupRecord, PairRecord, Split, Verdict
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -63,6 +62,17 @@ CURVES = (
     ("grpo", "train/frac_zero_std", "Stage 3: images without a signal", "All sampled answers got the same reward."),
     ("grpo", "train/kl", "Stage 3: distance from the start", "KL divergence from the calibrated model."),
     ("grpo", "train/entropy", "Stage 3: entropy", "How varied the sampled answers still are."),
+)
+FUNNEL = (
+    ("sources", "source images, each scored by every judge"),
+    ("pair_edits", "edits made of them, one instruction for all editors"),
+    ("pair_edits_verified", "of these did what was asked and no more"),
+    ("pair_edits_judged", "of these were judged (their source has enough verified edits)"),
+    ("pair_edits_unanimously_better", "of these are better in the eyes of every judge"),
+    ("pairs", "pairs for stage 1: one of them for each source, at random"),
+    ("group_edits", "edits made for groups, an instruction and an editor each"),
+    ("group_edits_unanimous", "of these all judges call better, or all worse"),
+    ("groups", "groups with enough of them"),
 )
 GROUPS_SHOWN = 5
 REASONINGS_SHOWN = 6
@@ -195,54 +205,25 @@ def _interval_text(measure: Mapping[str, float | None]) -> str:
 
 def _data_section(dataset: Manifest) -> dict[str, Any]:
     splits = get_args(Split)
-    edits = list(_edits(dataset))
     pairs = {split: dataset.pairs(split) for split in splits}
     groups = {split: dataset.groups(split) for split in splits}
     sources = {split: dataset.sources(split) for split in splits}
+    recorded = dataset.info.get("statistics", {})
     return {
-        "funnel": [
+        "splits": [
             ("photographs", *(len({r.source.photograph for r in sources[s]}) for s in splits)),
             ("source images cut from them", *(len(sources[s]) for s in splits)),
             ("pairs for stage 1 (source, better edit)", *(len(pairs[s]) for s in splits)),
             ("groups for stage 3", *(len(groups[s]) for s in splits)),
             ("images in these groups", *(sum(len(g.members) for g in groups[s]) for s in splits)),
         ],
-        "edits": len(edits),
-        "editors": _editor_rows(edits),
-        "agreement": _agreement_rows(edits),
+        "funnel": [(words, recorded["funnel"][key]) for key, words in FUNNEL if key in recorded.get("funnel", {})],
+        "editors": recorded.get("verification", {}),
+        "agreement": [(key.split(" | "), share) for key, share in recorded.get("judge_agreement", {}).items()],
         "example": _example(dataset, [p for s in splits for p in pairs[s]]),
         "photographs": _photographs(dataset, [r.source.image for s in splits for r in sources[s]]),
-        "recorded": list(_flattened(dataset.info.get("statistics", {}))),
+        "recorded": list(_flattened(recorded)),
     }
-
-
-def _edits(dataset: Manifest) -> Iterable[Edit]:
-    from redaes.data.manifest import read_records
-
-    path = dataset.root / "edits.jsonl"
-    return read_records(path, Edit) if path.is_file() else []
-
-
-def _editor_rows(edits: Sequence[Edit]) -> list[tuple[str, int, float, float]]:
-    """(editor, verified edits, mean VIEScore, share that passed): the analogue of Tab. 8."""
-    rows = []
-    verified = [e for e in edits if e.verifications and e.passed is not None]
-    for editor in sorted({e.editor for e in verified}):
-        mine = [e for e in verified if e.editor == editor]
-        mean = statistics.fmean(statistics.fmean(v.value for v in e.verifications) for e in mine)
-        rows.append((editor, len(mine), mean, sum(bool(e.passed) for e in mine) / len(mine)))
-    return rows
-
-
-def _agreement_rows(edits: Sequence[Edit]) -> list[tuple[str, str, int, float]]:
-    """(judge, judge, edits both judged, share on whose direction they agree): the analogue of Tab. 9."""
-    together: dict[tuple[str, str], list[bool]] = {}
-    for edit in edits:
-        for index, first in enumerate(edit.verdicts):
-            for second in edit.verdicts[index + 1 :]:
-                agree = (first.value > 0) == (second.value > 0) and (first.value < 0) == (second.value < 0)
-                together.setdefault((first.judge, second.judge), []).append(agree)
-    return [(*judges, len(agreed), sum(agreed) / len(agreed)) for judges, agreed in sorted(together.items())]
 
 
 def _example(dataset: Manifest, pairs: Sequence[PairRecord]) -> Spread | None:
@@ -367,6 +348,7 @@ def _sheet_members(
             "prediction": p,
             "picture": thumbnail(dataset.path(p.image), 240),
             "true_place": truth.index(p.g) + 1,
+            "right": truth[place - 1] == p.g,
             "place": place,
             "edit": edits.get(p.image, ""),
         }
