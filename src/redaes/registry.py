@@ -9,10 +9,11 @@ import difflib
 import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 from redaes.errors import UserError, nearest
 
@@ -56,28 +57,42 @@ def singular(kind: str) -> str:
     return kind.removesuffix("s") if kind != "fusion" else kind
 
 
-def _entry_points(kind: str) -> dict[str, EntryPoint]:
+def _entry_points(kind: str) -> dict[str, list[EntryPoint]]:
+    """What is declared under each name; more than one entry is a conflict between packages."""
     if kind not in PROTOCOLS:
         raise UserError(f"unknown kind of plug-in {kind!r} ({nearest(kind, KINDS)})")
-    found = entry_points(group=f"redaes.{kind}")
-    if os.environ.get(DISABLE):
-        found = type(found)(e for e in found if e.dist is not None and e.dist.name == "redaes")
-    return {e.name: e for e in found}
+    only_ours = os.environ.get(DISABLE, "") not in ("", "0")
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(entry_points(group=f"redaes.{kind}"), key=lambda e: e.name):
+        if not only_ours or (entry.dist is not None and entry.dist.name == "redaes"):
+            found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def _package(entry: EntryPoint) -> tuple[str, str]:
+    return (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "unknown")
 
 
 def find(kind: str) -> list[str]:
-    """Names of the installed plug-ins of one kind, sorted, without importing any."""
-    return sorted(_entry_points(kind))
+    """Names of the installed plug-ins of one kind, sorted, without importing any.
+
+    Raises:
+        UserError: no such kind.
+
+    Example:
+        >>> "rrc" in find("rewards")
+        True
+    """
+    return list(_entry_points(kind))
 
 
 def list_plugins() -> list[PluginInfo]:
     """Every installed plug-in of every kind, without importing any."""
     return [
-        PluginInfo(
-            kind, name, e.dist.name if e.dist else "unknown", e.dist.version if e.dist else "unknown", e.value
-        )
+        PluginInfo(kind, name, *_package(entry), entry.value)
         for kind in KINDS
-        for name, e in sorted(_entry_points(kind).items())
+        for name, entries in _entry_points(kind).items()
+        for entry in entries
     ]
 
 
@@ -90,7 +105,7 @@ def check_plugins() -> list[PluginInfo]:
             ok, error = True, None
         except UserError as problem:
             ok, error = False, str(problem)
-        checked.append(PluginInfo(info.kind, info.name, info.package, info.version, info.value, ok, error))
+        checked.append(replace(info, ok=ok, error=error))
     return checked
 
 
@@ -106,17 +121,22 @@ def load_plugin(kind: str, name: str) -> type[Any]:
     """
     found = _entry_points(kind)
     if name in found:
-        entry = found[name]
-        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
-        try:
-            loaded = entry.load()
-        except Exception as error:  # whatever a third party's module raises on import, named with its package
-            raise UserError(f"{singular(kind)} {name!r} of {package} does not load: {_cause(error)}") from error
-        return loaded  # type: ignore[no-any-return]
+        return _load_entry(kind, name, found[name])
     if "." in name:
         return _import_class(kind, name)
     hint = nearest(name, found).replace("known:", "installed:")
     raise UserError(f"unknown {singular(kind)} {name!r} ({hint})")
+
+
+def _load_entry(kind: str, name: str, entries: list[EntryPoint]) -> type[Any]:
+    packages = [" ".join(_package(entry)) for entry in entries]
+    if len(entries) > 1:
+        raise UserError(f"{singular(kind)} {name!r} is declared by {' and '.join(packages)}; uninstall all but one")
+    try:
+        loaded: type[Any] = entries[0].load()
+    except Exception as error:  # whatever a third party's module raises on import, named with its package
+        raise UserError(f"{singular(kind)} {name!r} of {packages[0]} does not load: {_cause(error)}") from error
+    return loaded
 
 
 def _import_class(kind: str, path: str) -> type[Any]:
@@ -146,7 +166,9 @@ def _check_class(kind: str, name: str, loaded: Any) -> None:
         raise UserError(f"{singular(kind)} {name!r} is {loaded!r}; a plug-in is a class or a function that makes one")
     wanted = protocol(kind)
     if inspect.isclass(loaded):
-        methods = [m for m in vars(wanted) if callable(getattr(wanted, m)) and (not m.startswith("_") or m == "__call__")]
+        methods = [
+            m for m in vars(wanted) if callable(getattr(wanted, m)) and (not m.startswith("_") or m == "__call__")
+        ]
         missing = [m for m in methods if not callable(getattr(loaded, m, None))]
         if missing:
             raise UserError(f"{singular(kind)} {name!r} lacks {', '.join(missing)} of {PROTOCOLS[kind]}")
@@ -203,10 +225,22 @@ def _check_settings(kind: str, name: str, loaded: Any, settings: Mapping[str, An
     parameters = inspect.signature(loaded).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    for key in settings:
+    for key, value in settings.items():
         if key not in parameters:
             close = difflib.get_close_matches(key, parameters, n=1, cutoff=0.5)
             meant = f"did you mean {close[0]!r}? " if close else ""
             raise UserError(
                 f"{singular(kind)} {name!r} has no setting {key!r} ({meant}settings: {', '.join(parameters) or 'none'})"
             )
+        _check_type(f"{key!r} of {singular(kind)} {name!r}", value, parameters[key].annotation)
+
+
+def _check_type(what: str, value: Any, annotation: Any) -> None:
+    """Refuse a plain value of the wrong type; other annotations are the plug-in's own business."""
+    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    if not set(members) <= {bool, int, float, str, NoneType}:
+        return
+    number = isinstance(value, int) and not isinstance(value, bool) and float in members
+    if not number and not any(type(value) is member for member in members):
+        wanted = " or ".join("null" if m is NoneType else m.__name__ for m in members)
+        raise UserError(f"{what} is {value!r}; it must be {wanted}")

@@ -1,0 +1,8 @@
+"""`python -m redaes`: the command line without the installed script."""
+
+import sys
+
+from redaes.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

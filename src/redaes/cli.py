@@ -1,0 +1,130 @@
+"""The command line: a table from names to typed functions, and how their failures are shown.
+
+A command is a function in `redaes.commands`; its signature is the interface and its docstring the help. Only the chosen
+one is imported, so that `--help` needs neither torch nor even an argument parser.
+
+Exit codes: 0 done, 1 done with failures the command has reported, 2 bad input (one line on stderr; `--debug` shows
+where it comes from), 130 interrupted. Anything else is a fault of ours and keeps its traceback.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from redaes import __version__
+from redaes.errors import UserError, nearest
+
+
+class Command(NamedTuple):
+    """One line of the table: what to call and what it is for."""
+
+    target: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command("redaes.commands.run:run", "a whole pipeline, step by step, resumable: redaes run nano"),
+    "init": Command("redaes.commands.init:init", "make a small model from nothing"),
+    "fit": Command("redaes.commands.fit:fit", "train one stage from configuration files"),
+    "validate": Command("redaes.commands.fit:validate", "one pass over the validation data"),
+    "test": Command("redaes.commands.fit:test", "one pass over the test data"),
+    "predict": Command("redaes.commands.fit:predict", "one pass over the data to predict"),
+    "data build": Command("redaes.commands.data:build", "build a dataset of pairs, groups and scores from photographs"),
+    "data status": Command("redaes.commands.data:status", "what a dataset holds and how judges and editors did"),
+    "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
+    "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
+    "evaluate": Command("redaes.commands.evaluate:evaluate", "agreement of a model with the judges, with intervals"),
+    "report": Command("redaes.commands.report:report", "the results of a run as a page, a table and JSON"),
+    "export": Command("redaes.commands.export:export", "a plain Hugging Face directory from a checkpoint"),
+    "plugins list": Command("redaes.commands.plugins:list_", "what is installed, without importing it"),
+    "plugins check": Command("redaes.commands.plugins:check", "load every plug-in and say which are broken"),
+    "plugins new": Command("redaes.commands.plugins:new", "write a ready plug-in package"),
+    "doctor": Command("redaes.commands.doctor:doctor", "what is installed, devices, keys present"),
+}
+LIGHTNING = ("fit", "validate", "test", "predict")
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after the program's name; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return _dispatch([word for word in words if word != "--debug"]) or 0
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`redaes score ... | head`); keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(words: list[str]) -> int | None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"redaes {__version__}")
+        return 0
+    name, rest = _resolve(words)
+    if name is None:
+        print(overview(words[0]))
+        return 0
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    function: Callable[..., int | None] = getattr(import_module(module), attribute)
+    if name in LIGHTNING:
+        return function(rest)
+    from redaes.arguments import call
+
+    return call(function, rest, prog=f"redaes {name}")
+
+
+def _resolve(words: list[str]) -> tuple[str | None, list[str]]:
+    """The command's name and the words after it; None for a family's own help (`redaes data --help`)."""
+    first, *rest = words
+    if first in COMMANDS:
+        return first, rest
+    family = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{first} ")]
+    if family:
+        if not rest or rest[0] in ("-h", "--help"):
+            return None, []
+        if rest[0] in family:
+            return f"{first} {rest[0]}", rest[1:]
+        raise UserError(f"unknown command '{first} {rest[0]}' ({nearest(rest[0], family)})")
+    if first.startswith("-"):
+        raise UserError(f"{first} comes before a command; write redaes COMMAND {first}")
+    raise UserError(f"unknown command {first!r} ({nearest(first, {name.partition(' ')[0] for name in COMMANDS})})")
+
+
+def overview(family: str = "") -> str:
+    """The table of commands, or of one family's.
+
+    Example:
+        >>> print(overview("data").splitlines()[0])
+        usage: redaes data COMMAND [arguments]
+    """
+    names = [name for name in COMMANDS if not family or name.startswith(f"{family} ")]
+    width = max(map(len, names)) + 2
+    head = f"{family} " if family else ""
+    lines = [f"usage: redaes {head}COMMAND [arguments]", ""]
+    if not family:
+        lines += ["redaes: image aesthetics learned by comparison.", ""]
+    lines += [f"  {name:<{width}}{COMMANDS[name].summary}" for name in names]
+    lines += ["", "redaes COMMAND --help explains one; --debug shows where an error comes from; --version."]
+    return "\n".join(lines)

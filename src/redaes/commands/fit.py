@@ -1,0 +1,239 @@
+"""`redaes fit|validate|test|predict`: LightningCLI over the stages and data modules of redaes.
+
+Configurations compose (`--config a.yaml --config b.yaml`), then `${trainer.default_root_dir}` and `${oc.env:HOME}` are
+filled in, so an override reaches every place that refers to it. Classes and plug-ins go by short names, and
+`--model.reward.tau=0.25` overrides a plug-in's setting. A configuration may be one of the ready ones: `nano/sft.yaml`.
+
+Training continues from `checkpoints/last.ckpt` in the run's folder if there is one; `--fresh` starts over.
+"""
+
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from redaes.errors import UserError, nearest
+
+# What a fresh start leaves behind; the exported model is overwritten when training ends.
+LEFTOVERS = ("checkpoints", "completions.jsonl", "metrics.csv", "tensorboard")
+CHATTER = (
+    "args parameter is intended",
+    "does not have many workers",
+    "LeafSpec",
+    "Checkpoint directory",
+    "log_every_n_st",
+)
+
+
+def fit(words: list[str]) -> int:
+    """Train a stage."""
+    return _run("fit", words)
+
+
+def validate(words: list[str]) -> int:
+    """One validation pass."""
+    return _run("validate", words)
+
+
+def test(words: list[str]) -> int:
+    """One test pass."""
+    return _run("test", words)
+
+
+def predict(words: list[str]) -> int:
+    """One prediction pass."""
+    return _run("predict", words)
+
+
+def _run(subcommand: str, words: list[str]) -> int:
+    from redaes.presets import resolve_config
+
+    fresh = "--fresh" in words
+    resolved = _with_files([w for w in words if w != "--fresh"], lambda name: str(resolve_config(name)))
+    _calm()
+    mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
+    with _interruptible():
+        _cli_class(subcommand, fresh)(
+            # `init_args` may be left out of an option's name; without it, plug-ins and classes are overridden alike.
+            args=[subcommand, *(_without_init_args(word) for word in resolved)],
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={**mode, "prog": "redaes", subcommand: mode},
+        )
+    return 0
+
+
+def _with_files(words: list[str], resolve: Callable[[str], str]) -> list[str]:
+    """Replace the value of every `--config` by the file it names."""
+    resolved: list[str] = []
+    for word in words:
+        if resolved and resolved[-1] in ("--config", "-c"):
+            resolved.append(resolve(word))
+        elif word.startswith("--config="):
+            resolved += ["--config", resolve(word.removeprefix("--config="))]
+        else:
+            resolved.append(word)
+    return resolved
+
+
+def _without_init_args(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return name.replace(".init_args.", ".") + equals + value if word.startswith("--") else word
+
+
+def _calm() -> None:
+    """Leave out what Lightning says to everybody."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in CHATTER:
+        warnings.filterwarnings("ignore", message=f".*{message}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning ends an interrupted training with `exit(1)`; say what it was."""
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+
+
+def plain_plugins(value: Any) -> Any:
+    """Write plug-ins, named by entry point, as `{class_path: rrc, tau: 1.0}` instead of with `init_args`.
+
+    jsonargparse takes every mapping of exactly class_path and init_args for a class to import, which an entry-point
+    name is not. Class names begin with a capital or hold a dot; entry-point names do neither.
+
+    Example:
+        >>> plain_plugins({"reward": {"class_path": "rrc", "init_args": {"tau": 1.0}}})
+        {'reward': {'class_path': 'rrc', 'tau': 1.0}}
+        >>> plain_plugins({"class_path": "CSVLogger", "init_args": {"name": ""}})
+        {'class_path': 'CSVLogger', 'init_args': {'name': ''}}
+    """
+    if isinstance(value, list):
+        return [plain_plugins(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    plain = {key: plain_plugins(item) for key, item in value.items()}
+    name = plain.get("class_path")
+    if not isinstance(name, str) or "." in name or name[:1].isupper():
+        return plain
+    settings = {key: item for key, item in plain.items() if key not in ("class_path", "init_args")}
+    settings = {**(plain.get("init_args") or {}), **settings}
+    return {"class_path": name, **settings} if settings else name
+
+
+def _teach_plugins() -> None:
+    """Let configuration files and values name plug-ins; interpolations refer to the configuration's own root."""
+    from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
+    from yaml import YAMLError
+
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    # jsonargparse makes this loader when it is first used.
+    parser = ArgumentParser(parser_mode="omegaconf+")
+    parser.add_argument("--first", type=int)
+    parser.parse_string("first: 1")
+    load = get_loader("omegaconf+")
+    set_loader("omegaconf+", lambda text: plain_plugins(load(text)), (YAMLError,))
+
+
+def _cli_class(chosen: str, fresh: bool) -> Any:
+    """The LightningCLI of redaes; made here, so that the help of other commands does not import Lightning."""
+    from lightning.pytorch import LightningDataModule, LightningModule
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from omegaconf.errors import OmegaConfBaseException
+
+    # Their classes are found by short name once they are imported.
+    import redaes.data.modules
+    import redaes.training.calibration
+    import redaes.training.grpo
+    import redaes.training.sft  # noqa: F401
+    from redaes.arguments import OneLineErrors, shorten
+
+    _teach_plugins()
+    kinds = {"model": LightningModule, "data": LightningDataModule}
+
+    class Parser(OneLineErrors, LightningArgumentParser):
+        def explain(self, message: str, ex: Exception | None) -> str:
+            for key, kind in kinds.items():
+                wrong = _unknown_class(message, key)
+                if wrong:
+                    return f"unknown {key} {wrong!r} ({nearest(wrong, _class_names(kind))})"
+            return super().explain(message.replace(f"{chosen}.", ""), ex)
+
+    class RedaesCLI(LightningCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {chosen: LightningCLI.subcommands()[chosen]}
+
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            try:
+                super().parse_arguments(parser, args)
+            except OmegaConfBaseException as error:
+                raise UserError(f"cannot fill in the configuration: {str(error).splitlines()[0]}") from error
+
+        def before_instantiate_classes(self) -> None:
+            if chosen == "fit":
+                _prepare_folder(self.config.fit, fresh)
+
+        def instantiate_classes(self) -> None:
+            try:
+                super().instantiate_classes()
+            except ValueError as error:  # jsonargparse's, around a UserError of a plug-in's settings
+                if "Does not validate" not in str(error):
+                    raise
+                raise UserError(shorten(str(error))) from error
+
+    return lambda **options: RedaesCLI(parser_class=Parser, **options)
+
+
+def _unknown_class(message: str, key: str) -> str | None:
+    import re
+
+    found = re.search(rf'Parser key "(?:\w+\.)?{key}":.*Expected a dot import path string: (\S+)', message, re.DOTALL)
+    return found[1] if found else None
+
+
+def _class_names(kind: type) -> list[str]:
+    """Short names of the classes a configuration may name."""
+    classes: list[type] = list(kind.__subclasses__())
+    for found in classes:
+        classes += found.__subclasses__()
+    return sorted({c.__name__ for c in classes if c.__module__.startswith("redaes") and not c.__subclasses__()})
+
+
+def _prepare_folder(settings: Any, fresh: bool) -> None:
+    """See that the run's folder can be written, before any heavy work, and find where training stopped."""
+    if settings.trainer.default_root_dir is None:
+        return
+    root = Path(settings.trainer.default_root_dir)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {root}: {error.strerror}; set trainer.default_root_dir") from error
+    last = root / "checkpoints" / "last.ckpt"
+    if fresh:
+        for name in LEFTOVERS:
+            _remove(root / name)
+    elif settings.ckpt_path is None and last.is_file():
+        print(f"continuing from {last} (--fresh starts over)", file=sys.stderr)
+        settings.ckpt_path = str(last)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
