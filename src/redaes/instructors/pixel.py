@@ -35,12 +35,12 @@ class Deficiency:
 
 def _above(measure: Callable[[Pixels], float], fine: float, wrong: float) -> Callable[[Pixels], float]:
     """0 at `fine`, 1 at `wrong`, linear between and beyond; `wrong` may lie below `fine`."""
-    return lambda p: max(0.0, (measure(p) - fine) / (wrong - fine))
+    return lambda p: max(0.0, (p.value(measure) - fine) / (wrong - fine))
 
 
 def _dull(p: Pixels) -> float:
     """A photograph without any colour is black and white on purpose."""
-    saturation = m.mean_saturation(p)
+    saturation = p.value(m.mean_saturation)
     return 0.0 if saturation < 0.03 else max(0.0, (0.5 - saturation) / 0.25)
 
 
@@ -87,7 +87,7 @@ class PixelInstructor:
         if content:
             category = rng.choice(CONTENT_REMEDIES)
             return _instruction(category, rng, "The framing could be calmer.")
-        pixels = Pixels(image)
+        pixels = Pixels.of(image)
         worst = sorted(DEFICIENCIES, key=lambda d: -d.severity(pixels))[:3]
         chosen = rng.choices(worst, [6, 3, 2])[0]
         return _instruction(rng.choice(chosen.remedies), rng, chosen.analysis)

@@ -7,7 +7,8 @@ Sources: noise, Immerkaer 1996 (fast noise variance estimation); colourfulness, 
 balance, Buchsbaum 1980. The rest is elementary image statistics.
 """
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +25,42 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 class Pixels:
-    """An RGB image as arrays, each computed when first asked for; values in [0, 1]."""
+    """An RGB image as arrays and measurements, each computed when first asked for; values in [0, 1].
 
-    def __init__(self, image: "Image") -> None:
-        self.rgb: Array = np.asarray(image.convert("RGB"), dtype=np.float32) / 255.0
+    Args:
+        rgb: (H, W, 3) float32 in [0, 1].
+    """
+
+    def __init__(self, rgb: Array) -> None:
+        self.rgb = rgb
+        self._measured: dict[Callable[[Pixels], float], float] = {}
+
+    @classmethod
+    def of(cls, image: "Image") -> "Pixels":
+        """The pixels of an image; the last few images are remembered, since several look at the same one."""
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        return _remembered(rgb.tobytes(), rgb.size)
+
+    def value(self, measure: "Callable[[Pixels], float]") -> float:
+        """A measurement, taken once."""
+        if measure not in self._measured:
+            self._measured[measure] = measure(self)
+        return self._measured[measure]
+
+    @cached_property
+    def slope(self) -> Array:
+        """Gradient magnitude of `smooth`, in brightness a pixel."""
+        return _gradient(self.smooth)
+
+    @cached_property
+    def coarse_slope(self) -> Array:
+        """Gradient magnitude of `coarse`, in brightness a pixel."""
+        return _gradient(self.coarse)
+
+    @cached_property
+    def even(self) -> Any:
+        """(H, W) True in the half of the picture where brightness changes least."""
+        return self.coarse_slope <= np.median(self.coarse_slope)
 
     @cached_property
     def luma(self) -> Array:
@@ -66,6 +99,11 @@ class Pixels:
         return ndimage.gaussian_filter(values, sigma, mode="nearest")
 
 
+@lru_cache(maxsize=8)
+def _remembered(data: bytes, size: tuple[int, int]) -> Pixels:
+    return Pixels(np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3).astype(np.float32) / 255.0)
+
+
 def _gradient(values: Array) -> Array:
     dy, dx = np.gradient(values)
     return np.hypot(dx, dy)
@@ -74,9 +112,7 @@ def _gradient(values: Array) -> Array:
 def noise_sigma(p: Pixels) -> float:
     """Immerkaer's noise deviation, taken where the picture is flat, in points of 255."""
     response = np.abs(ndimage.convolve(p.luma, _IMMERKAER, mode="nearest"))
-    slope = _gradient(p.coarse)
-    flat = response[slope <= np.median(slope)]
-    return float(np.sqrt(np.pi / 2) * flat.mean() / 6 * 255)
+    return float(np.sqrt(np.pi / 2) * response[p.even].mean() / 6 * 255)
 
 
 def noise_median(p: Pixels) -> float:
@@ -86,25 +122,23 @@ def noise_median(p: Pixels) -> float:
 
 def chroma_noise(p: Pixels) -> float:
     """Mean step of the red-green and yellow-blue planes between neighbours, where brightness is even, x 255."""
-    even = _gradient(p.coarse) <= np.median(_gradient(p.coarse))
-    steps = [np.abs(plane - ndimage.uniform_filter(plane, 3, mode="nearest"))[even].mean() for plane in p.opponents]
+    steps = [np.abs(plane - ndimage.uniform_filter(plane, 3, mode="nearest"))[p.even].mean() for plane in p.opponents]
     return float(sum(steps) * 255)
 
 
 def edge_sharpness(p: Pixels) -> float:
     """How steep the edges are: strongest 5 % of slopes of the denoised picture relative to the blurred one."""
-    fine, wide = _gradient(p.smooth), _gradient(p.coarse)
-    return float(np.percentile(fine, 95) / (np.percentile(wide, 95) + 0.004))
+    return float(np.percentile(p.slope, 95) / (np.percentile(p.coarse_slope, 95) + 0.004))
 
 
 def edge_contrast(p: Pixels) -> float:
     """Steepest 5 % of slopes of the denoised picture, in brightness a pixel."""
-    return float(np.percentile(_gradient(p.smooth), 95))
+    return float(np.percentile(p.slope, 95))
 
 
 def edge_decay(p: Pixels) -> float:
     """Share of the strongest slopes that a further blur leaves: near 1 for a soft picture, small for a crisp one."""
-    return float(np.percentile(_gradient(p.coarse), 90) / (np.percentile(_gradient(p.smooth), 90) + 0.004))
+    return float(np.percentile(p.coarse_slope, 90) / (np.percentile(p.slope, 90) + 0.004))
 
 
 def brightness(p: Pixels) -> float:

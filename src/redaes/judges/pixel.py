@@ -65,7 +65,7 @@ class Aspect:
 
     def quality(self, pixels: Pixels) -> float:
         """In [0, 1]."""
-        return self.curve(self.measure(pixels))
+        return self.curve(pixels.value(self.measure))
 
     def state(self, quality: float) -> str:
         """The words for a quality."""
@@ -121,7 +121,6 @@ class PixelJudge:
     def __init__(self, gain: float = 2.5, name: str | None = None) -> None:
         self.gain = gain
         self.name = name or self.name
-        self._last: tuple[bytes, list[float]] | None = None
 
     def score(self, image: "Image") -> Verdict:
         """A score in [0, 10], with the state of the judge's speciality and of the weakest other aspect."""
@@ -133,8 +132,7 @@ class PixelJudge:
 
     def compare(self, source: "Image", edited: "Image") -> Verdict:
         """A difference in [-10, 10], naming the aspects that moved most, most first."""
-        pixels = Pixels(edited)
-        before, after = self._qualities(source), [aspect.quality(pixels) for aspect in self.aspects]
+        before, after = self._qualities(source), self._qualities(edited)
         moves = [a.weight * (y - x) for a, x, y in zip(self.aspects, before, after, strict=True)]
         value = 10 * math.tanh(self.gain * 10 * math.fsum(moves) / 10)
         order = sorted(range(len(moves)), key=lambda k: (-abs(moves[k]), k))
@@ -147,12 +145,8 @@ class PixelJudge:
         return self.aspects[index].better if change > 0 else self.aspects[index].worse
 
     def _qualities(self, image: "Image") -> list[float]:
-        """Qualities of all aspects; those of the last image are kept, since a source is compared with many edits."""
-        data = image.tobytes()
-        if self._last is None or self._last[0] != data:
-            pixels = Pixels(image)
-            self._last = (data, [aspect.quality(pixels) for aspect in self.aspects])
-        return self._last[1]
+        pixels = Pixels.of(image)
+        return [aspect.quality(pixels) for aspect in self.aspects]
 
     def _total(self, qualities: Sequence[float]) -> float:
         return 10 * math.fsum(a.weight * q for a, q in zip(self.aspects, qualities, strict=True))

@@ -78,7 +78,7 @@ class _PixelVerifier:
 
     def verify(self, source: "Image", edited: "Image", instruction: Instruction) -> Verification:
         """Sub-scores of one edit, rounded to 0.01."""
-        before, after = Pixels(source), Pixels(edited)
+        before, after = Pixels.of(source), Pixels.of(edited)
         return Verification(
             verifier=self.name,
             success=round(self._success(before, after, instruction), 2),
@@ -102,7 +102,7 @@ class SuccessVerifier(_PixelVerifier):
         if expected is None:
             return _sigmoid_score(_visible(before, after) / _expected_change(instruction))
         measure, amount = expected
-        return _sigmoid_score((measure(after) - measure(before)) / (amount * strength_of(instruction.text)))
+        return _sigmoid_score((after.value(measure) - before.value(measure)) / (amount * strength_of(instruction.text)))
 
     def _over_editing(self, before: Pixels, after: Pixels, instruction: Instruction) -> float:
         """Structure kept; a quality edit must keep nearly all of it, a content edit some."""
@@ -122,7 +122,7 @@ class FidelityVerifier(_PixelVerifier):
     def _over_editing(self, before: Pixels, after: Pixels, instruction: Instruction) -> float:
         """Outlines kept and not too much blown out."""
         kept = _correlation(ndimage.gaussian_filter(before.luma, 3), ndimage.gaussian_filter(after.luma, 3))
-        lost = max(0.0, m.clipped(after) - m.clipped(before))
+        lost = max(0.0, after.value(m.clipped) - before.value(m.clipped))
         limit, moved = (0.5, 0.4) if _is_content(instruction) else (0.25, 0.0)
         return 10 * min(1.0, max(0.0, kept + moved)) * max(0.0, 1 - max(0.0, lost - limit / 2) / limit)
 
