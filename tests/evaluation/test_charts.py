@@ -5,7 +5,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redaes.evaluation.charts import WIDTH, Whisker, interval_chart, line_chart, nice_ticks, running_mean, scatter_chart
@@ -20,6 +20,7 @@ def _points(svg: str) -> list[tuple[float, float]]:
     return lines + dots
 
 
+@settings(deadline=None)
 @given(low=numbers, width=st.floats(1e-6, 1e6))
 def test_ticks_are_evenly_spaced_and_span_the_numbers(low: float, width: float) -> None:
     high = low + width
@@ -32,6 +33,7 @@ def test_ticks_are_evenly_spaced_and_span_the_numbers(low: float, width: float) 
     assert max(steps) - min(steps) <= tolerance
 
 
+@settings(deadline=None)
 @given(values=st.lists(numbers, min_size=1, max_size=60))
 def test_a_curve_stays_inside_its_frame(values: list[float]) -> None:
     svg = str(line_chart("loss", list(range(len(values))), values, colour="after"))
@@ -65,6 +67,7 @@ def test_labels_are_escaped() -> None:
     ElementTree.fromstring(svg)
 
 
+@settings(deadline=None)
 @given(values=st.lists(numbers, min_size=1, max_size=40), window=st.integers(1, 10))
 def test_a_running_mean_stays_between_the_extremes(values: list[float], window: int) -> None:
     mean = running_mean(values, window)

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -40,6 +40,7 @@ def _reference_scipy(name: str, x: list[float], y: list[float]) -> float:
 
 
 @pytest.mark.parametrize("name", REFERENCES)
+@settings(deadline=None)
 @given(pair=paired)
 def test_correlations_equal_scipy_on_samples_full_of_ties(name: str, pair: tuple[list[float], list[float]]) -> None:
     x, y = pair
@@ -81,6 +82,7 @@ def test_unequal_lengths_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", STATISTICS)
+@settings(deadline=None)
 @given(pair=paired, data=st.data())
 def test_weighting_by_counts_equals_repeating(name: str, pair: tuple[list[float], list[float]], data) -> None:
     x, y = (np.array(values) for values in pair)
@@ -90,6 +92,7 @@ def test_weighting_by_counts_equals_repeating(name: str, pair: tuple[list[float]
     assert weighted == pytest.approx(repeated, abs=1e-9, nan_ok=True)
 
 
+@settings(deadline=None)
 @given(pair=paired)
 def test_rank_statistics_do_not_see_a_monotone_change(pair: tuple[list[float], list[float]]) -> None:
     x, y = pair
@@ -98,6 +101,7 @@ def test_rank_statistics_do_not_see_a_monotone_change(pair: tuple[list[float], l
         assert function(cubed, y) == pytest.approx(function(x, y), abs=1e-12, nan_ok=True)
 
 
+@settings(deadline=None)
 @given(pair=paired)
 def test_reversing_the_prediction_reverses_the_verdict(pair: tuple[list[float], list[float]]) -> None:
     x, y = pair

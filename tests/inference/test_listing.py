@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -94,6 +94,7 @@ some_rows = st.lists(
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+@settings(deadline=None)
 @given(rows=some_rows)
 def test_rows_survive_being_written_and_read(tmp_path_factory, form, rows: list[Row]) -> None:
     path = tmp_path_factory.mktemp("rows") / f"rows.{form}"
@@ -156,6 +157,7 @@ def test_lines_are_what_other_tools_expect() -> None:
     assert header("jsonl") == ""
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_printable_text_holds_no_control_characters(text: str) -> None:
     assert printable(text).isprintable()
