@@ -106,9 +106,9 @@ def shorten(message: str) -> str:
         return (
             f"{key[1]} is {given[1]!r:.80}; it must be {' or '.join('null' if t == 'NoneType' else t for t in types)}"
         )
-    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value type")
-    rest = "; ".join(line for line in lines if line and not line.startswith(noise))
-    return f"{key[1]}: {rest}" if key and rest else " ".join(message.split())
+    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'None")
+    rest = "; ".join(line for line in lines if line and not line.startswith(noise)) or " ".join(message.split())
+    return f"{key[1]}: {rest}" if key else rest
 
 
 def call(function: Callable[..., int | None], words: list[str], prog: str) -> int | None:

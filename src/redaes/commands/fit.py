@@ -8,14 +8,17 @@ Training continues from `checkpoints/last.ckpt` in the run's folder if there is 
 """
 
 import logging
+import re
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from redaes.commands.plugin_arguments import name_plugins, read_plugins
 from redaes.errors import UserError, nearest
 
 # What a fresh start leaves behind; the exported model is overwritten when training ends.
@@ -56,10 +59,12 @@ def _run(subcommand: str, words: list[str]) -> int:
     resolved = _with_files([w for w in words if w != "--fresh"], lambda name: str(resolve_config(name)))
     _calm()
     mode = {"parser_mode": "omegaconf+", "allow_abbrev": False}
+    cli, classes = _cli_class(subcommand, fresh)
+    # `init_args` may be left out of an option's name; without it, plug-ins and classes are overridden alike.
+    plain = name_plugins([_without_init_args(word) for word in resolved], classes)
     with _interruptible():
-        _cli_class(subcommand, fresh)(
-            # `init_args` may be left out of an option's name; without it, plug-ins and classes are overridden alike.
-            args=[subcommand, *(_without_init_args(word) for word in resolved)],
+        cli(
+            args=[subcommand, *plain],
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
@@ -107,47 +112,11 @@ def _interruptible() -> Iterator[None]:
         raise
 
 
-def plain_plugins(value: Any) -> Any:
-    """Write plug-ins, named by entry point, as `{class_path: rrc, tau: 1.0}` instead of with `init_args`.
+def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, list[type]]]:
+    """The LightningCLI of redaes and the classes that go by short names.
 
-    jsonargparse takes every mapping of exactly class_path and init_args for a class to import, which an entry-point
-    name is not. Class names begin with a capital or hold a dot; entry-point names do neither.
-
-    Example:
-        >>> plain_plugins({"reward": {"class_path": "rrc", "init_args": {"tau": 1.0}}})
-        {'reward': {'class_path': 'rrc', 'tau': 1.0}}
-        >>> plain_plugins({"class_path": "CSVLogger", "init_args": {"name": ""}})
-        {'class_path': 'CSVLogger', 'init_args': {'name': ''}}
+    Made here, so that the help of other commands does not import Lightning.
     """
-    if isinstance(value, list):
-        return [plain_plugins(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    plain = {key: plain_plugins(item) for key, item in value.items()}
-    name = plain.get("class_path")
-    if not isinstance(name, str) or "." in name or name[:1].isupper():
-        return plain
-    settings = {key: item for key, item in plain.items() if key not in ("class_path", "init_args")}
-    settings = {**(plain.get("init_args") or {}), **settings}
-    return {"class_path": name, **settings} if settings else name
-
-
-def _teach_plugins() -> None:
-    """Let configuration files and values name plug-ins; interpolations refer to the configuration's own root."""
-    from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
-    from yaml import YAMLError
-
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    # jsonargparse makes this loader when it is first used.
-    parser = ArgumentParser(parser_mode="omegaconf+")
-    parser.add_argument("--first", type=int)
-    parser.parse_string("first: 1")
-    load = get_loader("omegaconf+")
-    set_loader("omegaconf+", lambda text: plain_plugins(load(text)), (YAMLError,))
-
-
-def _cli_class(chosen: str, fresh: bool) -> Any:
-    """The LightningCLI of redaes; made here, so that the help of other commands does not import Lightning."""
     from lightning.pytorch import LightningDataModule, LightningModule
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from omegaconf.errors import OmegaConfBaseException
@@ -159,15 +128,15 @@ def _cli_class(chosen: str, fresh: bool) -> Any:
     import redaes.training.sft  # noqa: F401
     from redaes.arguments import OneLineErrors, shorten
 
-    _teach_plugins()
-    kinds = {"model": LightningModule, "data": LightningDataModule}
+    read_plugins()
+    classes = {"model": _our_classes(LightningModule), "data": _our_classes(LightningDataModule)}
 
     class Parser(OneLineErrors, LightningArgumentParser):
         def explain(self, message: str, ex: Exception | None) -> str:
-            for key, kind in kinds.items():
+            for key, known in classes.items():
                 wrong = _unknown_class(message, key)
                 if wrong:
-                    return f"unknown {key} {wrong!r} ({nearest(wrong, _class_names(kind))})"
+                    return f"unknown {key} {wrong!r} ({nearest(wrong, [c.__name__ for c in known])})"
             return super().explain(message.replace(f"{chosen}.", ""), ex)
 
     class RedaesCLI(LightningCLI):
@@ -193,22 +162,19 @@ def _cli_class(chosen: str, fresh: bool) -> Any:
                     raise
                 raise UserError(shorten(str(error))) from error
 
-    return lambda **options: RedaesCLI(parser_class=Parser, **options)
+    return partial(RedaesCLI, parser_class=Parser), classes
 
 
 def _unknown_class(message: str, key: str) -> str | None:
-    import re
-
     found = re.search(rf'Parser key "(?:\w+\.)?{key}":.*Expected a dot import path string: (\S+)', message, re.DOTALL)
     return found[1] if found else None
 
 
-def _class_names(kind: type) -> list[str]:
-    """Short names of the classes a configuration may name."""
+def _our_classes(kind: type) -> list[type]:
     classes: list[type] = list(kind.__subclasses__())
     for found in classes:
         classes += found.__subclasses__()
-    return sorted({c.__name__ for c in classes if c.__module__.startswith("redaes") and not c.__subclasses__()})
+    return [c for c in classes if c.__module__.startswith("redaes") and not c.__subclasses__()]
 
 
 def _prepare_folder(settings: Any, fresh: bool) -> None:
