@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from redaes.data.images import open_image
+from redaes.data.images import VIEW_SIDE, open_image
 from redaes.inference import Score
 from redaes.models.vlm import Backbone, open_model
 from redaes.prompts import parse_answer, parse_reasoning, render
@@ -75,7 +75,7 @@ class Scorer:
     def _rgb(self, image: Image | str | Path) -> Image:
         if isinstance(image, Image):
             return image if image.mode == "RGB" else image.convert("RGB")
-        return open_image(image, max_side=self.processor.image_size)
+        return open_image(image, max_side=VIEW_SIDE)
 
     def _score_batch(self, images: list[Image]) -> list[Score]:
         prompts = self.processor.batch([[i] for i in images], [render("score")] * len(images)).to(self.device)

@@ -64,6 +64,7 @@ class VisionLanguageModule(LightningModule):
         """Open the backbone, once."""
         if self.model is None:
             self.model, self.processor = open_model(self.backbone)
+            self.model.train()
 
     def configure_optimizers(self) -> Any:
         """AdamW over what is trainable, with warm-up and the chosen schedule, stepped per optimiser step."""
