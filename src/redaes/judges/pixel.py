@@ -118,7 +118,7 @@ class PixelJudge:
     name: str
     aspects: Sequence[Aspect]
 
-    def __init__(self, gain: float = 2.5, name: str | None = None) -> None:
+    def __init__(self, gain: float = 4.0, name: str | None = None) -> None:
         self.gain = gain
         self.name = name or self.name
 
@@ -166,8 +166,8 @@ class DetailJudge(PixelJudge):
 
     name = "pixel/detail"
     aspects = (
-        _detail(0.32, m.edge_sharpness, rising(1.45, 0.28)),
-        _noise(0.24, m.noise_sigma, falling(9.0, 2.0)),
+        _detail(0.34, m.edge_sharpness, rising(1.5, 0.22)),
+        _noise(0.22, m.noise_sigma, falling(9.0, 2.0)),
         _light(0.16, m.brightness, around(0.46, 0.17)),
         _contrast(0.14, m.luma_deviation, rising(0.13, 0.035)),
         _colour(0.14, m.mean_saturation, rising(0.22, 0.10)),

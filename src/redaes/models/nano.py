@@ -107,7 +107,7 @@ def nano_config(family: Family, tokenizer: "PreTrainedTokenizerFast", hidden: in
     }
     common = {"text_config": text, "vision_config": tower, "tie_word_embeddings": True, **_token_ids(tokenizer)}
     if family == "qwen2_5_vl":
-        tower |= {"fullatt_block_indexes": [2], "window_size": 56}
+        tower |= {"fullatt_block_indexes": [2], "window_size": 112}
         return Qwen2_5_VLConfig(**common)
     text |= {"head_dim": 32}
     text["rope_parameters"]["mrope_interleaved"] = True
