@@ -7,7 +7,7 @@ from itertools import permutations
 from subprocess import run
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from redaes.fusion import (
@@ -68,12 +68,14 @@ def test_the_fusions_satisfy_the_contract(fusion):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
+@settings(deadline=None)
 @given(values=scores)
 def test_the_consensus_lies_between_the_lowest_and_the_highest_score(fusion, values):
     assert min(values) <= fusion(values).value <= max(values)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
+@settings(deadline=None)
 @given(values=st.one_of(scores, judged), seed=st.integers(0, 2**16))
 def test_the_order_of_the_experts_changes_nothing_but_the_indices_of_the_outliers(fusion, values, seed):
     order = list(range(len(values)))
@@ -84,6 +86,7 @@ def test_the_order_of_the_experts_changes_nothing_but_the_indices_of_the_outlier
     assert set(straight.outliers) == {order[k] for k in shuffled.outliers}
 
 
+@settings(deadline=None)
 @given(values=judged, seed=st.integers(0, 2**16), data=st.data())
 def test_experts_with_weights_may_change_places_together_with_them(values, seed, data):
     weights = data.draw(st.lists(st.integers(1, 5), min_size=len(values), max_size=len(values)))
@@ -94,6 +97,7 @@ def test_experts_with_weights_may_change_places_together_with_them(values, seed,
     assert straight.value == shuffled.value
 
 
+@settings(deadline=None)
 @given(values=scores, shift=st.integers(-5, 5).map(float))
 def test_a_shift_of_all_scores_shifts_the_consensus(values, shift):
     values = [round(v * 1024) / 1024 for v in values]  # binary fractions, so that the shift itself rounds nothing
@@ -102,6 +106,7 @@ def test_a_shift_of_all_scores_shifts_the_consensus(values, shift):
     assert shifted.value == pytest.approx(fused.value + shift, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(values=judged)
 def test_turning_the_scale_upside_down_turns_the_consensus(values):
     fused, mirrored = ConsensusFusion()(values), ConsensusFusion()([-v for v in values])
@@ -109,6 +114,7 @@ def test_turning_the_scale_upside_down_turns_the_consensus(values):
     assert mirrored.outliers == fused.outliers
 
 
+@settings(deadline=None)
 @given(values=st.one_of(scores, judged), uniform=st.floats(0.1, 10))
 def test_equal_weights_are_no_weights(values, uniform):
     fused = ConsensusFusion(weights=[uniform] * len(values))(values)
@@ -117,16 +123,19 @@ def test_equal_weights_are_no_weights(values, uniform):
     assert fused.method == plain.method
 
 
+@settings(deadline=None)
 @given(values=st.lists(st.one_of(score, judged.map(lambda v: v[0])), min_size=3, max_size=3))
 def test_three_experts_never_have_several_outliers(values):
     assert len(ConsensusFusion()(values).outliers) <= 1
 
 
+@settings(deadline=None)
 @given(values=st.lists(score, min_size=1, max_size=2))
 def test_one_or_two_experts_never_have_an_outlier(values):
     assert ConsensusFusion()(values).outliers == ()
 
 
+@settings(deadline=None)
 @given(values=scores, far=st.floats(100, 1e6))
 def test_the_consensus_of_a_majority_is_not_dragged_away_by_one_expert(values, far):
     agreeing = [6.0 + v / 100 for v in values] + [5.95, 6.05]
@@ -135,6 +144,7 @@ def test_the_consensus_of_a_majority_is_not_dragged_away_by_one_expert(values, f
     assert min(agreeing) <= fused.value <= max(agreeing)
 
 
+@settings(deadline=None)
 @given(value=score, count=st.integers(1, 9))
 def test_unanimous_experts_are_taken_at_their_word(value, count):
     fused = ConsensusFusion()([value] * count)
@@ -193,6 +203,7 @@ def test_the_weighted_median_splits_the_weight_in_halves(values, weights, expect
     assert weighted_median(values, weights) == expected
 
 
+@settings(deadline=None)
 @given(values=judged, data=st.data())
 def test_a_whole_weight_says_how_often_a_score_counts(values, data):
     weights = data.draw(st.lists(st.integers(0, 4), min_size=len(values), max_size=len(values)).filter(any))

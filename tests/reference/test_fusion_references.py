@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -12,6 +12,7 @@ from redaes import fusion
 scores = st.lists(st.integers(-1000, 1000).map(lambda n: n / 100), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(scores)
 def test_mean_median_and_deviation_equal_numpys(values):
     assert fusion.mean(values) == pytest.approx(np.mean(values), abs=1e-12)
@@ -19,11 +20,13 @@ def test_mean_median_and_deviation_equal_numpys(values):
     assert fusion.population_std(values) == pytest.approx(np.std(values, ddof=0), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(scores)
 def test_the_mad_equals_scipys(values):
     assert fusion.mad(values) == pytest.approx(stats.median_abs_deviation(values), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(scores)
 def test_modified_z_scores_equal_those_of_scipys_deviations(values):
     values_ = np.array(values)
@@ -38,12 +41,14 @@ def test_the_constants_are_those_of_a_normal_distribution():
     assert pytest.approx(np.sqrt(np.pi / 2), abs=5e-7) == fusion.MEAN_AD_CONSISTENCY
 
 
+@settings(deadline=None)
 @given(values=scores, c=st.sampled_from([2.0, 6.0, 9.0]))
 def test_the_biweight_location_equals_astropys(values, c):
     astropy_stats = pytest.importorskip("astropy.stats", reason="astropy is not installed (dependency group 'test')")
     assert fusion.biweight_location(values, c) == pytest.approx(astropy_stats.biweight_location(values, c), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(values=scores, data=st.data())
 def test_weighted_average_and_median_equal_numpys(values, data):
     weights = data.draw(st.lists(st.integers(1, 5), min_size=len(values), max_size=len(values)))
