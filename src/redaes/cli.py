@@ -8,6 +8,7 @@ where it comes from), 130 interrupted. Anything else is a fault of ours and keep
 """
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -92,6 +93,8 @@ def _dispatch(words: list[str]) -> int | None:
         return function(rest)
     from redaes.arguments import call
 
+    if name == "run":  # `from` is a word of Python's and cannot name a parameter
+        rest = [re.sub(r"^--from(?==|$)", "--start", word) for word in rest]
     return call(function, rest, prog=f"redaes {name}")
 
 
