@@ -103,7 +103,7 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
 def _problem(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error).splitlines()[0]
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r} ({nearest(str(first['loc'][-1]), Step.model_fields)})"
@@ -144,7 +144,7 @@ def _needs(step: Step, earlier: Sequence[Step]) -> tuple[list[str], list[tuple[s
         elif Path(name).exists():
             files.append((name, Path(name)))
         else:
-            raise UserError(f"step {step.name!r} reads {name}, which does not exist and no earlier step writes")
+            raise UserError(f"step {step.name!r} reads {name}, which neither exists nor is written by an earlier step")
     return list(dict.fromkeys(needed)), files
 
 
