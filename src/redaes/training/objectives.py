@@ -1,137 +1,258 @@
 """GRPO in pure functions: advantages (Eq. 7), the clipped objective with the KL penalty (Eq. 8), and its aggregation.
 
-Shapes: B completions of at most T tokens; N images with K completions each, B = N*K. Nothing here knows of models.
+In flow the rewards of sampled outputs and log-probabilities of their tokens, out flows a loss; nothing here knows of
+models. Shapes: N images with K completions each, B = N*K completions of at most T tokens.
 
-    A_ik   = (r_ik - mean_k r_ik) / (std_k r_ik + 1e-4)
-    rho_t  = exp(log pi_theta - log pi_old)                       per token, or one per sequence
-    J_t    = min(rho_t A, clip(rho_t, 1 - eps_low, 1 + eps_high) A) - beta (exp(d_t) - d_t - 1),  d = log pi_ref - log pi_theta
-    loss   = - mean over completions of the mean over tokens of J_t                                (`grpo`, Eq. 8)
+    A_ik  = (r_ik - mean_k r_ik) / (std_k r_ik + 1e-4)             six outputs of one image against each other
+    rho_t = exp(log pi_theta - log pi_old)                         per token, or one per sequence
+    J_t   = min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A) - kl_coef (exp(d_t) - d_t - 1)
+    d_t   = log pi_ref - log pi_theta
+    loss  = - mean over completions of the mean over tokens of J_t  (`grpo`, Eq. 8)
 
-Loss and gradient equal TRL 1.16's over the grid of these options (tests/reference/test_trl.py). Departures: a group
-of equal rewards gets exactly zero advantage (six float32 rewards of 0.3 otherwise give 3e-4).
+From the paper: these formulas. Not from the paper (its constants were lost): clip 0.2, kl_coef 0.04, and every option
+beside the default. Loss and gradient equal those of TRL 1.16 over the grid of options (tests/reference/test_trl.py),
+with its `use_bias_correction_kl=False`. Two departures, neither visible on healthy input: K equal rewards give exactly
+zero advantage (six float32 rewards of 0.3 otherwise give 3e-4), and what stands at masked tokens, be it NaN, is inert.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Scale = Literal["group", "batch", "none"]
 RatioLevel = Literal["token", "sequence"]
-Aggregation = Literal["grpo", "dr_grpo", "dapo"]
+Aggregation = Literal["grpo", "dr_grpo", "dapo", "bnpo"]
 
 STD_EPSILON = 1e-4
 EQUAL_REWARDS = 1e-6
 
 
 def group_advantages(rewards: Tensor, scale: Scale = "group") -> tuple[Tensor, Tensor]:
-    """Advantages of K completions relative to each other (Eq. 7).
+    """Advantages of K completions of the same image relative to each other (Eq. 7).
 
     Args:
-        rewards: (N, K), K >= 1.
+        rewards: (N, K), finite, K >= 1.
         scale: divide by the unbiased deviation of the image's own K rewards (`group`), of all N*K (`batch`), or by
-            nothing (`none`).
+            nothing (`none`); 1e-4 is added to the deviation.
 
     Returns:
-        advantages (N, K), and a mask (N,) of images whose rewards are all equal: their advantage is exactly 0.
+        advantages (N, K), and a mask (N,) of images whose rewards differ by less than 1e-6: all their advantages are
+        exactly 0.
+
+    Raises:
+        ValueError: a reward that is not finite, or an unknown scale.
+
+    Example:
+        >>> advantages, zero_std = group_advantages(torch.tensor([[0.0, 1.0, 2.0], [0.3, 0.3, 0.3]]), scale="none")
+        >>> advantages.tolist(), zero_std.tolist()
+        ([[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], [False, True])
     """
+    known = get_args(Scale)
+    _require(scale in known, f"scale is {scale!r}; it must be one of {', '.join(known)}")
+    _require(bool(rewards.isfinite().all()), f"rewards must be finite, not {rewards[~rewards.isfinite()][:1].tolist()}")
     equal = rewards.amax(1) - rewards.amin(1) < EQUAL_REWARDS
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    advantages = rewards - rewards.mean(dim=1, keepdim=True)
     if scale == "group" and rewards.shape[1] > 1:
-        centred = centred / (rewards.std(dim=1, keepdim=True) + STD_EPSILON)
+        advantages = advantages / (rewards.std(dim=1, keepdim=True) + STD_EPSILON)
     elif scale == "batch" and rewards.numel() > 1:
-        centred = centred / (rewards.std() + STD_EPSILON)
-    return centred.masked_fill(equal[:, None], 0.0), equal
+        advantages = advantages / (rewards.std() + STD_EPSILON)
+    return advantages.masked_fill(equal[:, None], 0.0), equal
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: RatioLevel = "token") -> Tensor:
-    """pi_theta / pi_old, per token (B, T) or, GSPO's, the geometric mean over each sequence (B, 1)."""
+    """How much likelier the policy makes what was sampled: rho = pi_theta / pi_old.
+
+    Args:
+        logprobs: (B, T) of the policy.
+        old_logprobs: (B, T) of the policy that sampled.
+        mask: (B, T), 1 on completion tokens.
+        level: one ratio per `token`, or one per `sequence`, the geometric mean over its tokens.
+
+    Returns:
+        (B, T), or (B, 1) at level `sequence`.
+
+    Source: Eq. 8; `sequence` is GSPO's (arXiv 2507.18071).
+
+    Example:
+        >>> half = torch.tensor([[0.5, 0.25]]).log()
+        >>> importance_ratio(half, torch.tensor([[0.5, 0.5]]).log(), torch.ones(1, 2))
+        tensor([[1.0000, 0.5000]])
+    """
+    _require(level in get_args(RatioLevel), f"level is {level!r}; it must be token or sequence")
     log_ratio = logprobs - old_logprobs
     if level == "sequence":
         log_ratio = ((log_ratio * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).unsqueeze(-1)
     return log_ratio.exp()
 
 
-def clipped_objective(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    """min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), with A (B,) broadcast over tokens."""
+def clipped_objective(ratio: Tensor, advantages: Tensor, clip_low: float = 0.2, clip_high: float = 0.2) -> Tensor:
+    """min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A): no reward for moving further than the clip.
+
+    Args:
+        ratio: (B, T) or (B, 1).
+        advantages: (B,).
+        clip_low: epsilon below, >= 0.
+        clip_high: epsilon above, >= 0; larger than clip_low is clip-higher (arXiv 2503.14476).
+
+    Returns:
+        Of the ratio's shape.
+
+    Example:
+        >>> clipped_objective(torch.tensor([[0.5, 1.5]]), torch.tensor([1.0]))
+        tensor([[0.5000, 1.2000]])
+    """
     a = advantages.unsqueeze(-1)
     return torch.min(ratio * a, ratio.clamp(1 - clip_low, 1 + clip_high) * a)
 
 
 def kl_divergence(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """The k3 estimate of KL(pi_theta || pi_ref) per token, exp(d) - d - 1 with d = log pi_ref - log pi_theta; >= 0."""
+    """The k3 estimate of KL(pi_theta || pi_ref) per token, exp(d) - d - 1 with d = log pi_ref - log pi_theta; >= 0.
+
+    Args:
+        logprobs: (B, T) of the policy, which sampled.
+        ref_logprobs: (B, T) of the reference.
+
+    Source: Schulman, Approximating KL divergence, 2020.
+
+    Example:
+        >>> kl_divergence(torch.tensor([-1.0]), torch.tensor([-1.0]))
+        tensor([0.])
+    """
     d = ref_logprobs - logprobs
     return d.exp() - d - 1
 
 
-def aggregate(values: Tensor, mask: Tensor, how: Aggregation, max_completion_length: int) -> Tensor:
-    """One number from token values (B, T).
+def aggregate(
+    values: Tensor,
+    mask: Tensor,
+    how: Aggregation = "grpo",
+    max_completion_length: int | None = None,
+    token_count: Tensor | float | None = None,
+) -> Tensor:
+    """One number from token values.
 
     Args:
         values: (B, T).
         mask: (B, T), 1 on completion tokens.
-        how: `grpo`: mean over completions of their token means (Eq. 8); `dr_grpo`: sum over tokens divided by
-            B * max_completion_length, so that length carries no weight; `dapo`: mean over all tokens.
-        max_completion_length: T_max of `dr_grpo`.
+        how: `grpo`: mean over completions of their token means (Eq. 8's 1/|o|), a long completion's token weighs less;
+            `dr_grpo`: sum over tokens divided by B * max_completion_length, length carries no weight;
+            `bnpo`: mean over the tokens of this batch;
+            `dapo`: sum over tokens divided by token_count.
+        max_completion_length: of `dr_grpo`, the longest completion that may be sampled; it needs one.
+        token_count: of `dapo`, how many completion tokens one process has on average over all the batches of a
+            step; None: this batch is the step, which makes it `bnpo`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: an unknown `how`, or `dr_grpo` without max_completion_length.
+
+    Source: arXiv 2402.03300 (grpo), 2503.20783 (dr_grpo), 2503.14476 (dapo); bnpo is TRL's name.
+
+    Example:
+        >>> values, mask = torch.tensor([[4.0, 0.0], [2.0, 6.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+        >>> [float(aggregate(values, mask, how, max_completion_length=3)) for how in ("grpo", "dr_grpo", "bnpo")]
+        [4.0, 2.0, 4.0]
     """
+    known = get_args(Aggregation)
+    _require(how in known, f"aggregation is {how!r}; it must be one of {', '.join(known)}")
+    total = (values * mask).sum()
     if how == "grpo":
         return ((values * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).mean()
     if how == "dr_grpo":
-        return (values * mask).sum() / (values.shape[0] * max_completion_length)
-    return (values * mask).sum() / mask.sum().clamp(min=1.0)
+        if max_completion_length is None:
+            raise ValueError("aggregation dr_grpo divides by max_completion_length; give it")
+        return total / (values.shape[0] * max_completion_length)
+    if how == "dapo" and token_count is not None:
+        return total / torch.as_tensor(token_count).clamp(min=1.0)
+    return total / mask.sum().clamp(min=1.0)
 
 
 def grpo_loss(
     logprobs: Tensor,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
     advantages: Tensor,
     mask: Tensor,
-    old_logprobs: Tensor | None = None,
-    ref_logprobs: Tensor | None = None,
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     kl_coef: float = 0.04,
     ratio_level: RatioLevel = "token",
     aggregation: Aggregation = "grpo",
-    max_completion_length: int = 256,
+    max_completion_length: int | None = None,
+    token_count: Tensor | float | None = None,
+    entropy: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of Eq. 8 (negated objective) and what to log of it.
+    """The loss of Eq. 8 (the negated objective), and what to log of it.
 
     Args:
-        logprobs: (B, T), of the policy, with gradient.
+        logprobs: (B, T) of the policy, with gradient.
+        old_logprobs: (B, T) of the policy that sampled; None means the policy itself: the ratio is 1, its gradient not.
+        ref_logprobs: (B, T) of the frozen reference; may be None only if kl_coef is 0.
         advantages: (B,).
         mask: (B, T), 1 on completion tokens.
-        old_logprobs: (B, T), of the policy that sampled; None means the policy itself (ratio 1).
-        ref_logprobs: (B, T), of the frozen reference; may be None only if kl_coef is 0.
-        clip_low: eps_low >= 0.
-        clip_high: eps_high >= 0.
+        clip_low: epsilon below, >= 0.
+        clip_high: epsilon above, >= 0.
         kl_coef: beta >= 0.
-        ratio_level: `token` or `sequence`.
+        ratio_level: see `importance_ratio`.
         aggregation: see `aggregate`.
         max_completion_length: see `aggregate`.
+        token_count: see `aggregate`.
+        entropy: (B, T) of the policy's next-token distribution, to be logged only.
 
     Returns:
-        The scalar loss, and detached metrics: `kl` (mean per token), `clip_low` and `clip_high` (share of tokens
-        whose gradient the clip removed), `ratio` (mean).
+        The scalar loss, and detached scalars: `ratio_mean`, `clip_low_frac` and `clip_high_frac` (share of tokens, or
+        of sequences at that ratio level, whose policy gradient the clip removes), `kl` and `entropy` (means over
+        tokens, where there are any).
 
     Raises:
-        ValueError: kl_coef > 0 without ref_logprobs.
+        ValueError: kl_coef > 0 without ref_logprobs, or an option out of its range.
+
+    Example:
+        >>> logprobs = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])
+        >>> mask = torch.tensor([[1, 1], [1, 0]])
+        >>> loss, metrics = grpo_loss(logprobs, None, logprobs, torch.tensor([0.5, -1.5]), mask)
+        >>> float(loss), float(metrics["ratio_mean"]), float(metrics["kl"])
+        (0.5, 1.0, 0.0)
     """
+    _require(clip_low >= 0 and clip_high >= 0, f"clip_low is {clip_low}, clip_high {clip_high}; they must be >= 0")
     mask = mask.to(logprobs.dtype)
-    old = logprobs.detach() if old_logprobs is None else old_logprobs
+    logprobs = _inert(logprobs, mask)
+    old = logprobs.detach() if old_logprobs is None else _inert(old_logprobs, mask)
     ratio = importance_ratio(logprobs, old, mask, ratio_level)
     objective = clipped_objective(ratio, advantages, clip_low, clip_high).expand_as(logprobs)
-    metrics = _clip_metrics(ratio.detach(), advantages, mask, clip_low, clip_high)
-    if kl_coef != 0.0:
+    metrics = _ratio_metrics(ratio.detach(), advantages, mask, clip_low, clip_high)
+    if kl_coef != 0:
         if ref_logprobs is None:
             raise ValueError(f"kl_coef is {kl_coef}, but there are no reference log-probabilities")
-        kl = kl_divergence(logprobs, ref_logprobs)
+        kl = kl_divergence(logprobs, _inert(ref_logprobs, mask))
         objective = objective - kl_coef * kl
-        metrics["kl"] = aggregate(kl.detach(), mask, "dapo", max_completion_length)
-    return -aggregate(objective, mask, aggregation, max_completion_length), metrics
+        metrics["kl"] = aggregate(kl.detach(), mask, "bnpo")
+    if entropy is not None:
+        metrics["entropy"] = aggregate(_inert(entropy.detach(), mask), mask, "bnpo")
+    return -aggregate(objective, mask, aggregation, max_completion_length, token_count), metrics
 
 
-def _clip_metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float) -> dict[str, Tensor]:
+def _inert(values: Tensor, mask: Tensor) -> Tensor:
+    """Zeros where the mask is 0: multiplying by the mask would keep a NaN, and its gradient."""
+    return values.masked_fill(mask == 0, 0.0)
+
+
+def _ratio_metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float) -> dict[str, Tensor]:
+    """Means over tokens, or over sequences where the ratio is one per sequence."""
     a = advantages.unsqueeze(-1)
-    events = {"ratio": ratio, "clip_low": (ratio < 1 - low) & (a < 0), "clip_high": (ratio > 1 + high) & (a > 0)}
-    return {k: aggregate(v.to(mask.dtype).expand_as(mask), mask, "dapo", 1) for k, v in events.items()}
+    events = {
+        "ratio_mean": ratio,
+        "clip_low_frac": (ratio < 1 - low) & (a < 0),
+        "clip_high_frac": (ratio > 1 + high) & (a > 0),
+    }
+    weights = mask if ratio.shape == mask.shape else torch.ones_like(ratio)
+    return {name: aggregate(event.to(mask.dtype), weights, "bnpo") for name, event in events.items()}
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ValueError(otherwise)
