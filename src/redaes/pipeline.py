@@ -42,7 +42,7 @@ Status = Literal["waiting", "running", "done", "failed", "interrupted"]
 class Step(BaseModel):
     """One command of a pipeline."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     command: tuple[str, ...] = Field(min_length=1, description="the words after `redaes`")
