@@ -1,12 +1,16 @@
 """Rewards: how good each sampled output is, seen together with the others of its comparison set.
 
-`functional` holds the mathematics (tensors in, tensors out); the classes here hold its settings.
+`functional` holds the mathematics (tensors in, tensors out); the classes here hold its settings. Importing this package
+does not import torch: a command that lists plug-ins starts as fast as one without them.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from redaes.errors import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,14 +58,28 @@ class RelativeRankingConsistency:
         tau: temperature of the sigmoid in points of score, > 0 [ours].
         weight: gap-aware weight, `abs`, `tanh` or `uniform` [ours].
         across: where true differences come from: `g`, each image's difference from its own source, or `score`,
-            S(x) + g. Within one group both say the same; they differ in shuffled batches [ours].
+            S(x) + g clipped to [0, 10]. They differ in shuffled batches, and where the clip bites [ours].
+
+    Raises:
+        ValueError: a setting out of its range.
+
+    Example:
+        >>> import torch
+        >>> scores, g = torch.tensor([[5.0, 6.0], [7.0, 8.0]]), torch.tensor([0.0, 2.0])
+        >>> group = RewardInputs(scores, g, torch.tensor([5.0, 5.0]), [["", ""], ["", ""]])
+        >>> RelativeRankingConsistency(tau=0.5)(group)
+        tensor([[0.9933, 0.9526],
+                [0.9526, 0.9933]])
     """
 
-    def __init__(self, tau: float = 1.0, weight: "Weight" = "abs", across: Literal["g", "score"] = "g") -> None:
-        if tau <= 0:
-            raise ValueError(f"tau is {tau}; a temperature is above 0")
+    def __init__(
+        self, tau: float = 1.0, weight: Literal["abs", "tanh", "uniform"] = "abs", across: Literal["g", "score"] = "g"
+    ) -> None:
+        _require_positive("tau", tau)
+        _require_one_of("weight", weight, ("abs", "tanh", "uniform"))
+        _require_one_of("across", across, ("g", "score"))
         self.tau = tau
-        self.weight = weight
+        self.weight: Weight = weight
         self.across = across
 
     def __call__(self, inputs: RewardInputs) -> "Tensor":
@@ -73,10 +91,13 @@ class RelativeRankingConsistency:
 
 
 class ThurstoneFidelity:
-    """VisualQuality-R1's reward: fidelity to the true order under Thurstone's model; needs K >= 2."""
+    """VisualQuality-R1's reward: fidelity to the true order under Thurstone's model; needs K >= 2.
+
+    Its paper adds the format reward with weight 1: `composite` of `thurstone_fidelity` and `format`.
+    """
 
     def __call__(self, inputs: RewardInputs) -> "Tensor":
-        """(N, K), about [0, 1]."""
+        """(N, K) in [0, 1.002]."""
         from redaes.rewards.functional import thurstone_fidelity
 
         return thurstone_fidelity(inputs.scores, inputs.truths)
@@ -86,14 +107,18 @@ class Rapo:
     """Aes-R1's reward: fidelity with ties as wins, plus a Gaussian of the absolute error, plus the format.
 
     Args:
-        width: of the Gaussian in points of the 0-10 scale (0.1 on Aes-R1's [0, 1] scale).
+        width: of the Gaussian in points of the 0-10 scale, > 0 (0.1 on Aes-R1's [0, 1] scale).
+
+    Raises:
+        ValueError: width is not positive.
     """
 
     def __init__(self, width: float = 1.0) -> None:
+        _require_positive("width", width)
         self.width = width
 
     def __call__(self, inputs: RewardInputs) -> "Tensor":
-        """(N, K), about [0, 3]."""
+        """(N, K) in [0, 3.002]."""
         from redaes.rewards.functional import gaussian_accuracy, thurstone_fidelity
 
         ranking = thurstone_fidelity(inputs.scores, inputs.truths, tie=1.0)
@@ -104,10 +129,14 @@ class ScoreHit:
     """Q-Insight's reward: 1 for a score closer than a threshold to the truth, both on a 1-5 scale.
 
     Args:
-        threshold: on the 1-5 scale.
+        threshold: on the 1-5 scale, > 0.
+
+    Raises:
+        ValueError: threshold is not positive.
     """
 
     def __init__(self, threshold: float = 0.35) -> None:
+        _require_positive("threshold", threshold)
         self.threshold = threshold
 
     def __call__(self, inputs: RewardInputs) -> "Tensor":
@@ -122,20 +151,21 @@ class MeanAbsoluteError:
 
     def __call__(self, inputs: RewardInputs) -> "Tensor":
         """(N, K) in [0, 1]."""
-        from redaes.rewards.functional import negative_absolute_error
+        from redaes.rewards.functional import absolute_accuracy
 
-        return negative_absolute_error(inputs.scores, inputs.truths)
+        return absolute_accuracy(inputs.scores, inputs.truths)
 
 
 class Format:
-    """1 for an output that is exactly a think tag and an answer tag with a readable score, else 0."""
+    """1 for an output that is exactly one think tag and one answer tag with a readable score, else 0."""
 
-    _SHAPE = re.compile(r"\s*<think>.*?</think>\s*<answer>.*?</answer>\s*", re.DOTALL)
+    _INSIDE = r"(?:(?!</?(?:think|answer)>).)*"
+    _SHAPE = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL)
 
     def __call__(self, inputs: RewardInputs) -> "Tensor":
         """(N, K), 0 or 1."""
-        good = [[self._SHAPE.fullmatch(text) is not None for text in row] for row in inputs.texts]
-        return (inputs.scores.new_tensor(good) * inputs.scores.isfinite()).to(inputs.scores.dtype)
+        shaped = [[self._SHAPE.fullmatch(text) is not None for text in row] for row in inputs.texts]
+        return inputs.scores.new_tensor(shaped) * inputs.scores.isfinite()
 
 
 class Composite:
@@ -143,7 +173,16 @@ class Composite:
 
     Args:
         rewards: reward plug-ins, by name or with their settings.
-        weights: one number for each.
+        weights: one finite number for each.
+
+    Raises:
+        ValueError: no rewards, or not one finite weight for each.
+        UserError: a reward that is not installed or refuses its settings.
+
+    Example:
+        >>> reward = Composite(["rrc", {"class_path": "format"}], weights=[1.0, 0.5])
+        >>> [type(term).__name__ for term in reward.rewards]
+        ['RelativeRankingConsistency', 'Format']
     """
 
     def __init__(self, rewards: "Sequence[str | dict[str, Any]]", weights: Sequence[float]) -> None:
@@ -151,13 +190,24 @@ class Composite:
 
         if len(rewards) != len(weights) or not rewards:
             raise ValueError(f"{len(rewards)} rewards and {len(weights)} weights; give one weight for each reward")
+        if not all(map(math.isfinite, weights)):
+            raise ValueError(f"weights are {list(weights)}; they must be finite")
         self.rewards: list[Reward] = [create("rewards", spec) for spec in rewards]
         self.weights = list(weights)
 
     def __call__(self, inputs: RewardInputs) -> "Tensor":
         """(N, K): the sum of weight times reward."""
-        terms = [w * reward(inputs) for w, reward in zip(self.weights, self.rewards, strict=True)]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        import torch
+
+        terms = [weight * reward(inputs) for weight, reward in zip(self.weights, self.rewards, strict=True)]
+        return torch.stack(terms).sum(0)
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}; it must be finite and above 0")
+
+
+def _require_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {value!r} ({nearest(value, known)})")
