@@ -1,0 +1,134 @@
+"""The three LightningModules learn, log what they promise, and leave alone what they must."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+from redaes.data.modules import CalibrationData, ComparativeData, GroupData
+from redaes.models.vlm import Backbone, open_model
+from redaes.training.base import Optimisation
+from redaes.training.calibration import Calibration
+from redaes.training.callbacks import CompletionTable, ExportCheckpoint
+from redaes.training.grpo import GRPO
+from redaes.training.sft import ComparativeSFT
+
+FAST = Optimisation(lr=3e-3, schedule="constant", warmup=0.0)
+
+
+def fit(module, data, root, steps, **options):
+    trainer = Trainer(
+        default_root_dir=root,
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=CSVLogger(root, name="", version=""),
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"limit_val_batches": 0, **options},
+    )
+    trainer.fit(module, data)
+    return trainer
+
+
+def column(root, name):
+    import csv
+
+    with (root / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_stage_1_learns_from_both_objectives_and_exports_a_plain_checkpoint(dataset, checkpoint, tmp_path):
+    module = ComparativeSFT(Backbone(str(checkpoint), freeze_vision=False), FAST)
+    data = ComparativeData(str(dataset), batch_size=8)
+    fit(module, data, tmp_path, 25, callbacks=[ExportCheckpoint()])
+    assert {s.objective for s in data.samples("train")} == {"compare", "predict_edit"}
+    losses = column(tmp_path, "train/loss")
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    exported, _ = open_model(Backbone(str(tmp_path / "model")))
+    before, _ = open_model(Backbone(str(checkpoint)))
+    assert not torch.equal(exported.model.visual.patch_embed.proj.weight, before.model.visual.patch_embed.proj.weight)
+
+
+def test_a_frozen_tower_does_not_move_in_stage_2_and_rankings_are_measured(dataset, checkpoint, tmp_path):
+    module = Calibration(Backbone(str(checkpoint)), FAST, max_new_tokens=12)
+    options = {"limit_val_batches": 1.0, "check_val_every_n_epoch": 2}
+    trainer = fit(module, CalibrationData(str(dataset), batch_size=8), tmp_path, 4, **options)
+    before, _ = open_model(Backbone(str(checkpoint)))
+    for name, parameter in module.model.model.visual.named_parameters():
+        assert torch.equal(parameter, before.model.visual.get_parameter(name))
+    assert not torch.equal(module.model.lm_head.weight, before.lm_head.weight)
+    assert 0 <= trainer.callback_metrics["val/parse_failure_rate"] <= 1
+
+
+def grpo(checkpoint, **options):
+    settings = {"optimisation": FAST, "k": 4, "max_new_tokens": 10, **options}
+    return GRPO(Backbone(str(checkpoint)), **settings)
+
+
+def test_stage_3_logs_every_metric_and_a_table_of_completions(dataset, checkpoint, tmp_path):
+    trainer = fit(grpo(checkpoint), GroupData(str(dataset)), tmp_path, 3, callbacks=[CompletionTable(every_n_steps=2)])
+    for name in (
+        "loss reward reward_std advantage_abs frac_zero_std kl entropy clip_low clip_high ratio grad_norm "
+        "parse_failure_rate score_mean score_std completion_length truncated_rate"
+    ).split():
+        assert len(column(tmp_path, f"train/{name}")) == 3 or name == "score_mean", name
+    rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} == {1, 3}
+    assert all(row["image"] and isinstance(row["text"], str) for row in rows)
+    assert trainer.global_step == 3
+
+
+def test_outputs_nobody_can_parse_train_on_without_nan_and_are_counted(dataset, checkpoint, tmp_path):
+    """An untrained model writes no score at all: zero reward, zero advantage, only the KL term is left."""
+    module = grpo(checkpoint)
+    fit(module, GroupData(str(dataset)), tmp_path, 2)
+    assert column(tmp_path, "train/parse_failure_rate") == [1.0, 1.0]
+    assert column(tmp_path, "train/frac_zero_std") == [1.0, 1.0]
+    assert all(torch.isfinite(p).all() for p in module.model.parameters())
+
+
+def test_a_reward_raises_the_behaviour_it_pays_for(dataset, checkpoint, tmp_path):
+    """The whole loop is right only if it moves the policy: pay for short completions, and they get shorter."""
+    reward = {"class_path": "tests.training.rewards.Brevity"}
+    module = grpo(checkpoint, reward=reward, kl_coef=0.0, max_new_tokens=16, k=6)
+    fit(module, GroupData(str(dataset)), tmp_path, 30)
+    lengths = column(tmp_path, "train/completion_length")
+    assert sum(lengths[-5:]) < 0.8 * sum(lengths[:5])
+
+
+def test_the_reference_is_neither_trained_nor_saved(dataset, checkpoint, tmp_path):
+    module = grpo(checkpoint)
+    fit(module, GroupData(str(dataset)), tmp_path, 2)
+    (reference,) = module._reference
+    before, _ = open_model(Backbone(str(checkpoint)))
+    assert all(torch.equal(a, b) for a, b in zip(reference.parameters(), before.parameters(), strict=True))
+    assert not any("reference" in key for key in module.state_dict())
+
+
+def test_the_first_step_starts_at_zero_kl_and_ratio_one(dataset, checkpoint, tmp_path):
+    fit(grpo(checkpoint), GroupData(str(dataset)), tmp_path, 1)
+    assert column(tmp_path, "train/kl")[0] == pytest.approx(0.0, abs=1e-6)
+    assert column(tmp_path, "train/ratio")[0] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_several_inner_epochs_move_the_ratio_off_one(dataset, checkpoint, tmp_path):
+    reward = {"class_path": "tests.training.rewards.Brevity"}
+    trainer = fit(grpo(checkpoint, inner_epochs=3, reward=reward), GroupData(str(dataset)), tmp_path, 3)
+    assert trainer.global_step == 3
+    assert abs(column(tmp_path, "train/ratio")[-1] - 1) > 1e-4
+
+
+@pytest.mark.parametrize("batching", ["consistent", "shuffled"])
+def test_the_same_seed_gives_the_same_weights(dataset, checkpoint, tmp_path, batching):
+    def weights(folder):
+        module = grpo(checkpoint, seed=5)
+        fit(module, GroupData(str(dataset), batching=batching), tmp_path / folder, 2)
+        return list(module.model.parameters())
+
+    assert all(torch.equal(a, b) for a, b in zip(weights("a"), weights("b"), strict=True))
