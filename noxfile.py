@@ -1,0 +1,70 @@
+"""Sessions: `nox -s demo` shows the whole method, `nox -s tests` runs the tests; each in an environment of its own."""
+
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+PINS = ("-c", "constraints.txt")
+# First and by itself, so that nothing else chooses another build of it.
+TORCH = "torch==2.13.0"
+
+
+def group(name: str) -> list[str]:
+    """The packages of a dependency group of pyproject.toml."""
+    return nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), name)
+
+
+def install(session: nox.Session, *packages: str) -> None:
+    session.install(*PINS, "--quiet", TORCH)
+    session.install(*PINS, "--quiet", *packages)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The whole method on this computer, from photographs to a report: nox -s demo."""
+    install(session, ".[nano]")
+    session.run("redaes", "run", "nano", "--output", "runs/nano", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests; `nox -s tests -- --slow` includes those that take long, other words go to pytest."""
+    install(session, "-e", ".[nano]", *group("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format, lint, and the direction of imports."""
+    session.install(*PINS, "--quiet", *group("lint"))
+    session.install("--quiet", "--no-deps", "-e", ".")
+    session.run("ruff", "format", "--check")
+    session.run("ruff", "check")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strictly, over src."""
+    install(session, "-e", ".[nano]", *group("types"))
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, into site/; `nox -s docs -- serve` shows it."""
+    session.install(*PINS, "--quiet", *group("docs"))
+    session.install("--quiet", "--no-deps", "-e", ".")
+    session.run("mkdocs", *(session.posargs or ("build", "--strict")))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks: `nox -s bench -- NAME` runs benchmarks/NAME.py, without a name all of them."""
+    install(session, ".[nano]", *group("test"))
+    names = session.posargs or sorted(path.stem for path in Path("benchmarks").glob("[a-z]*.py"))
+    for name in names:
+        session.run("python", f"benchmarks/{name}.py")
