@@ -145,13 +145,13 @@ def test_what_is_logged_equals_trls(trl, level):
     pairs = {
         "kl": "kl",
         "entropy": "entropy",
-        "clip_low_frac": "clip_ratio/low_mean",
-        "clip_high_frac": "clip_ratio/high_mean",
+        "clip_low": "clip_ratio/low_mean",
+        "clip_high": "clip_ratio/high_mean",
     }
     for name, trl_name in pairs.items():
         assert float(ours[name]) == pytest.approx(theirs[trl_name], abs=1e-7), name  # TRL counts clips in float32
-    assert 0 < ours["clip_low_frac"] < 1
-    assert 0 < ours["clip_high_frac"] < 1
+    assert 0 < ours["clip_low"] < 1
+    assert 0 < ours["clip_high"] < 1
 
 
 @pytest.mark.parametrize(("processes", "steps"), [(1, 1), (4, 1), (2, 3)])

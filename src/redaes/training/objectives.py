@@ -204,7 +204,7 @@ def grpo_loss(
         entropy: (B, T) of the policy's next-token distribution, to be logged only.
 
     Returns:
-        The scalar loss, and detached scalars: `ratio_mean`, `clip_low_frac` and `clip_high_frac` (share of tokens, or
+        The scalar loss, and detached scalars: `ratio`, `clip_low` and `clip_high` (share of tokens, or
         of sequences at that ratio level, whose policy gradient the clip removes), `kl` and `entropy` (means over
         tokens, where there are any).
 
@@ -215,7 +215,7 @@ def grpo_loss(
         >>> logprobs = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])
         >>> mask = torch.tensor([[1, 1], [1, 0]])
         >>> loss, metrics = grpo_loss(logprobs, None, logprobs, torch.tensor([0.5, -1.5]), mask)
-        >>> float(loss), float(metrics["ratio_mean"]), float(metrics["kl"])
+        >>> float(loss), float(metrics["ratio"]), float(metrics["kl"])
         (0.5, 1.0, 0.0)
     """
     _require(clip_low >= 0 and clip_high >= 0, f"clip_low is {clip_low}, clip_high {clip_high}; they must be >= 0")
@@ -245,9 +245,9 @@ def _ratio_metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, low: float, 
     """Means over tokens, or over sequences where the ratio is one per sequence."""
     a = advantages.unsqueeze(-1)
     events = {
-        "ratio_mean": ratio,
-        "clip_low_frac": (ratio < 1 - low) & (a < 0),
-        "clip_high_frac": (ratio > 1 + high) & (a > 0),
+        "ratio": ratio,
+        "clip_low": (ratio < 1 - low) & (a < 0),
+        "clip_high": (ratio > 1 + high) & (a > 0),
     }
     weights = mask if ratio.shape == mask.shape else torch.ones_like(ratio)
     return {name: aggregate(event.to(mask.dtype), weights, "bnpo") for name, event in events.items()}
