@@ -55,7 +55,7 @@ DEFICIENCIES: tuple[Deficiency, ...] = (
     Deficiency("The colours are dull.", _dull, ("saturate",)),
     Deficiency("A colour cast covers the photograph.", _above(m.bright_cast, 0.12, 0.30), ("balance_white",)),
     Deficiency("The detail is soft.", _above(m.edge_sharpness, 2.1, 1.4), ("sharpen",)),
-    Deficiency("Noise covers the detail.", _above(m.noise_sigma, 4.0, 8.0), ("denoise",)),
+    Deficiency("Noise covers the detail.", _above(m.grain, 4.0, 8.0), ("denoise",)),
 )
 
 # What can be asked for where nothing is wrong, or where only content edits are wanted.

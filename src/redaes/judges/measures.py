@@ -3,8 +3,13 @@
 Every function takes `Pixels` and returns one float. Several measure the same aspect in different ways, so that judges
 built on them agree on what is plain and differ on what is subtle. Nothing here knows about edits.
 
-Sources: noise, Immerkaer 1996 (fast noise variance estimation); colourfulness, Hasler & Suesstrunk 2003; grey-world
-balance, Buchsbaum 1980. The rest is elementary image statistics.
+Three confusions are kept apart on purpose. *Noise is not sharpness*: slopes are measured after a light smoothing, and
+the slope that noise alone would leave is taken off. *Texture is not noise*: a picture's finest scale counts as noise
+only as far as its slopes do not explain it. *A tint is not colour*: colour measures are blind to a gain that covers
+the whole picture, and the casts are measured by themselves.
+
+Sources: the noise kernel, Immerkaer 1996 (Fast Noise Variance Estimation); the grey-world assumption, Buchsbaum 1980.
+The rest is elementary image statistics; the constants are ours.
 """
 
 from collections.abc import Callable
@@ -20,8 +25,15 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
-_IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+# What independent noise in the channels leaves in brightness and in the two opponent planes, per unit of deviation.
+_NOISE_IN_LUMA = 0.669
+_NOISE_IN_OPPONENTS = (1.414, 1.225)
+# Square of (finest scale / slope) that texture explains: the photographs of scikit-image without noise lie below it.
+_TEXTURE = 0.36
+# 95th percentile of the squared slope of unit noise after the light smoothing.
+_NOISE_IN_SLOPE = 0.36
+_BLOCK = 4
 
 
 class Pixels:
@@ -48,21 +60,6 @@ class Pixels:
         return self._measured[measure]
 
     @cached_property
-    def slope(self) -> Array:
-        """Gradient magnitude of `smooth`, in brightness a pixel."""
-        return _gradient(self.smooth)
-
-    @cached_property
-    def coarse_slope(self) -> Array:
-        """Gradient magnitude of `coarse`, in brightness a pixel."""
-        return _gradient(self.coarse)
-
-    @cached_property
-    def even(self) -> Any:
-        """(H, W) True in the half of the picture where brightness changes least."""
-        return self.coarse_slope <= np.median(self.coarse_slope)
-
-    @cached_property
     def luma(self) -> Array:
         """(H, W) brightness."""
         return self.rgb @ _LUMA
@@ -70,33 +67,58 @@ class Pixels:
     @cached_property
     def smooth(self) -> Array:
         """Brightness after a light Gaussian: detail survives, single-pixel noise mostly does not."""
-        return self._gaussian(self.luma, 0.8)
+        return _gaussian(self.luma, 0.8)
 
     @cached_property
     def coarse(self) -> Array:
         """Brightness after a wide Gaussian."""
-        return self._gaussian(self.luma, 2.0)
+        return _gaussian(self.smooth, 1.83)
 
     @cached_property
-    def opponents(self) -> tuple[Array, Array]:
-        """Red-green and yellow-blue differences."""
-        red, green, blue = self.rgb[..., 0], self.rgb[..., 1], self.rgb[..., 2]
-        return red - green, 0.5 * (red + green) - blue
+    def slope(self) -> Array:
+        """Squared gradient of `smooth`, in brightness a pixel."""
+        return _squared_gradient(self.smooth)
 
     @cached_property
-    def saturation(self) -> Array:
-        """(H, W) HSV saturation."""
-        high, low = self.rgb.max(-1), self.rgb.min(-1)
-        return (high - low) / np.maximum(high, 1e-3)
+    def coarse_slope(self) -> Array:
+        """Squared gradient of `coarse`, in brightness a pixel."""
+        return _squared_gradient(self.coarse)
+
+    @cached_property
+    def finest(self) -> Array:
+        """(H-2, W-2) Immerkaer's response of `luma`: of unit noise it has unit deviation."""
+        return _immerkaer(self.luma)
 
     @cached_property
     def percentiles(self) -> Any:
-        """Brightness at 2, 25, 50, 75 and 98 per cent."""
-        return np.percentile(self.luma, [2, 25, 50, 75, 98])
+        """Brightness of the blocks at 2, 25, 50, 75 and 98 per cent."""
+        return np.percentile(self.block_luma, [2, 25, 50, 75, 98])
 
-    @staticmethod
-    def _gaussian(values: Array, sigma: float) -> Array:
-        return ndimage.gaussian_filter(values, sigma, mode="nearest")
+    @cached_property
+    def blocks(self) -> Array:
+        """(H/4, W/4, 3) mean colours of blocks: what is left of colour when noise and detail are averaged away."""
+        height, width = (max(_BLOCK, n - n % _BLOCK) for n in self.luma.shape)
+        whole = self.rgb[:height, :width]
+        rows = np.add.reduceat(whole, np.arange(0, whole.shape[0], _BLOCK), axis=0)
+        sums = np.add.reduceat(rows, np.arange(0, whole.shape[1], _BLOCK), axis=1)
+        return sums / _BLOCK**2
+
+    @cached_property
+    def block_luma(self) -> Array:
+        """Brightness of the blocks."""
+        return self.blocks @ _LUMA
+
+    @cached_property
+    def ratios(self) -> tuple[Array, Array]:
+        """Logarithms of red to green and of yellow to blue of the blocks: a tint only shifts them."""
+        logs = np.log(self.blocks + 0.06)
+        return logs[..., 0] - logs[..., 1], 0.5 * (logs[..., 0] + logs[..., 1]) - logs[..., 2]
+
+    @cached_property
+    def saturation(self) -> Array:
+        """HSV saturation of the blocks."""
+        high, low = self.blocks.max(-1), self.blocks.min(-1)
+        return (high - low) / (high + 0.02)
 
 
 @lru_cache(maxsize=8)
@@ -104,41 +126,76 @@ def _remembered(data: bytes, size: tuple[int, int]) -> Pixels:
     return Pixels(np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3).astype(np.float32) / 255.0)
 
 
-def _gradient(values: Array) -> Array:
+def _gaussian(values: Array, sigma: float) -> Array:
+    return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=3.0)
+
+
+def _squared_gradient(values: Array) -> Array:
     dy, dx = np.gradient(values)
-    return np.hypot(dx, dy)
+    return dx * dx + dy * dy
 
 
-def noise_sigma(p: Pixels) -> float:
-    """Immerkaer's noise deviation, taken where the picture is flat, in points of 255."""
-    response = np.abs(ndimage.convolve(p.luma, _IMMERKAER, mode="nearest"))
-    return float(np.sqrt(np.pi / 2) * response[p.even].mean() / 6 * 255)
+def _immerkaer(plane: Array) -> Array:
+    rows = plane[:-2] - 2 * plane[1:-1] + plane[2:]
+    return (rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]) / 6
 
 
-def noise_median(p: Pixels) -> float:
-    """Median deviation from a median-filtered copy, in points of 255."""
-    return float(np.median(np.abs(p.luma - ndimage.median_filter(p.luma, 3))) * 255)
+def _share(values: Array, per_cent: float) -> float:
+    return float(np.percentile(values, per_cent))
 
 
-def chroma_noise(p: Pixels) -> float:
-    """Mean step of the red-green and yellow-blue planes between neighbours, where brightness is even, x 255."""
-    steps = [np.abs(plane - ndimage.uniform_filter(plane, 3, mode="nearest"))[p.even].mean() for plane in p.opponents]
-    return float(sum(steps) * 255)
+def _root(value: float) -> float:
+    """Square root of what a rounding error or a subtraction may have made negative."""
+    return float(np.sqrt(max(0.0, value)))
+
+
+def luma_grain(p: Pixels) -> float:
+    """Noise in brightness, in points of 255: the finest scale that slopes do not explain, where there is least."""
+    unexplained = ndimage.uniform_filter(p.finest**2 - _TEXTURE * p.slope[1:-1, 1:-1], 7, mode="nearest")
+    return _root(_share(unexplained, 25)) * 255
+
+
+def chroma_grain(p: Pixels) -> float:
+    """Noise in colour, in points of 255 of brightness: channels of a clean picture share their detail, noise not."""
+    found = [
+        _root(_share(ndimage.uniform_filter(_immerkaer(plane) ** 2, 7, mode="nearest"), 25)) / unit
+        for plane, unit in zip(_opponents(p.rgb), _NOISE_IN_OPPONENTS, strict=True)
+    ]
+    return sum(found) / 2 * _NOISE_IN_LUMA * 255
+
+
+def grain(p: Pixels) -> float:
+    """Noise in brightness and in colour, averaged, in points of 255."""
+    return 0.5 * (p.value(luma_grain) + p.value(chroma_grain))
+
+
+def even_grain(p: Pixels) -> float:
+    """As `luma_grain`, from the half of the picture that changes least, and by a median instead of a low quarter."""
+    even = p.coarse_slope[1:-1, 1:-1] <= np.median(p.coarse_slope)
+    unexplained = np.abs(p.finest[even]) - 0.6 * np.sqrt(p.slope[1:-1, 1:-1][even])
+    return max(0.0, float(np.median(unexplained))) / 0.47 * 255
+
+
+def _clear_slope(p: Pixels, per_cent: float) -> float:
+    """A percentile of the slope, less what noise leaves in it, in brightness a pixel."""
+    noise = max(p.value(luma_grain), p.value(chroma_grain)) / 255
+    return _root(_share(p.slope, per_cent) - _NOISE_IN_SLOPE * noise**2)
 
 
 def edge_sharpness(p: Pixels) -> float:
-    """How steep the edges are: strongest 5 % of slopes of the denoised picture relative to the blurred one."""
-    return float(np.percentile(p.slope, 95) / (np.percentile(p.coarse_slope, 95) + 0.004))
+    """How steep the edges are: steepest 5 % of slopes relative to the same of a blurred copy; 1 is very soft."""
+    return _clear_slope(p, 95) / (np.sqrt(_share(p.coarse_slope, 95)) + 0.004)
 
 
 def edge_contrast(p: Pixels) -> float:
-    """Steepest 5 % of slopes of the denoised picture, in brightness a pixel."""
-    return float(np.percentile(p.slope, 95))
+    """Steepest 5 % of slopes, in brightness a pixel."""
+    return _clear_slope(p, 95)
 
 
-def edge_decay(p: Pixels) -> float:
-    """Share of the strongest slopes that a further blur leaves: near 1 for a soft picture, small for a crisp one."""
-    return float(np.percentile(p.coarse_slope, 90) / (np.percentile(p.slope, 90) + 0.004))
+def edge_loss(p: Pixels) -> float:
+    """What a further blur takes from the stronger slopes, relative to what it leaves: 0 for a picture of fog."""
+    left = float(np.sqrt(_share(p.coarse_slope, 88)))
+    return max(0.0, _clear_slope(p, 88) - left) / (left + 0.004)
 
 
 def brightness(p: Pixels) -> float:
@@ -151,14 +208,20 @@ def middle_tone(p: Pixels) -> float:
     return float(p.percentiles[2])
 
 
-def clear_share(p: Pixels) -> float:
-    """Share of pixels neither in deep shadow nor near white, in [0, 1]."""
-    return float(((p.luma > 0.12) & (p.luma < 0.92)).mean())
+def key(p: Pixels) -> float:
+    """Brightness of the mean of logarithms in [0, 1]: the photographer's key, which shadows weigh down."""
+    return float(np.exp(np.log(p.luma + 0.02).mean()) - 0.02)
 
 
 def clipped(p: Pixels) -> float:
-    """Share of pixels at the ends of the scale in any channel, in [0, 1]."""
-    return float(((p.rgb >= 0.992).any(-1) | (p.luma <= 0.012)).mean())
+    """Share of blocks at the ends of the scale, in any channel above, in brightness below; in [0, 1]."""
+    return float(((p.blocks.max(-1) >= 0.985) | (p.block_luma <= 0.015)).mean())
+
+
+def burnt(p: Pixels) -> float:
+    """Mean excess of brightness over 0.85 or under 0.05, where detail drowns, relative to the largest possible."""
+    light, dark = np.maximum(p.luma - 0.85, 0) / 0.15, np.maximum(0.05 - p.luma, 0) / 0.05
+    return float((light + dark).mean())
 
 
 def tonal_range(p: Pixels) -> float:
@@ -168,7 +231,7 @@ def tonal_range(p: Pixels) -> float:
 
 def luma_deviation(p: Pixels) -> float:
     """Standard deviation of brightness, in [0, 0.5]."""
-    return float(p.luma.std())
+    return float(p.block_luma.std())
 
 
 def quartile_range(p: Pixels) -> float:
@@ -176,10 +239,29 @@ def quartile_range(p: Pixels) -> float:
     return float(p.percentiles[3] - p.percentiles[1])
 
 
-def colourfulness(p: Pixels) -> float:
-    """Hasler and Suesstrunk's M, in points of 255."""
-    rg, yb = p.opponents
-    return float((np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())) * 255)
+def _beyond_noise(p: Pixels, spread: float) -> float:
+    """A spread of the colour ratios, less what noise leaves in blocks."""
+    noise = p.value(chroma_grain) / 255 / _NOISE_IN_LUMA / _BLOCK / (p.block_luma.mean() + 0.06)
+    return _root(spread**2 - 3.5 * noise**2)
+
+
+def colour_variety(p: Pixels) -> float:
+    """Spread of the colour ratios: 0 for black and white, and unmoved by a tint."""
+    rg, yb = p.ratios
+    return _beyond_noise(p, float(np.hypot(rg.std(), yb.std())))
+
+
+def colour_distance(p: Pixels) -> float:
+    """Mean distance of the colour ratios from their medians: as `colour_variety`, less swayed by one vivid thing."""
+    rg, yb = p.ratios
+    return _beyond_noise(p, float(np.hypot(rg - np.median(rg), yb - np.median(yb)).mean()))
+
+
+def balanced_saturation(p: Pixels) -> float:
+    """Mean HSV saturation after a grey-world correction, in [0, 1]."""
+    balanced = p.blocks / (p.blocks.mean((0, 1)) + 0.01)
+    high, low = balanced.max(-1), balanced.min(-1)
+    return float(((high - low) / (high + 0.05)).mean())
 
 
 def mean_saturation(p: Pixels) -> float:
@@ -187,25 +269,33 @@ def mean_saturation(p: Pixels) -> float:
     return float(p.saturation.mean())
 
 
-def chroma_deviation(p: Pixels) -> float:
-    """Spread of the opponent planes, in points of 255."""
-    rg, yb = p.opponents
-    return float((rg.std() + yb.std()) * 255)
+def garishness(p: Pixels) -> float:
+    """Mean excess of saturation over 0.7, where it is light enough to show, in [0, 0.3]."""
+    excess = np.maximum(p.saturation - 0.7, 0) * (p.blocks.max(-1) > 0.25)
+    return float(excess.mean())
+
+
+def _common_tint(p: Pixels, colour: Array) -> float:
+    """How far a mean colour lies from grey, beside its brightness and how colourful it is: 0 to about 1.5."""
+    chroma = float(np.hypot(*_opponents(p.blocks)).mean())
+    return float(np.hypot(*_opponents(colour))) / (0.4 * chroma + 0.5 * (float(p.block_luma.mean()) + 0.05))
+
+
+def _opponents(colours: Array) -> tuple[Array, Array]:
+    red, green, blue = colours[..., 0], colours[..., 1], colours[..., 2]
+    return red - green, 0.5 * (red + green) - blue
 
 
 def colour_cast(p: Pixels) -> float:
-    """Distance of the mean colour from grey, in [0, 1]: large if one hue covers everything."""
-    rg, yb = p.opponents
-    return float(np.hypot(rg.mean(), yb.mean()))
+    """Tint of the mean colour (grey world)."""
+    return _common_tint(p, p.blocks.mean((0, 1)))
 
 
 def bright_cast(p: Pixels) -> float:
-    """Distance from grey of the mean colour of the brighter half, where a light's tint shows, in [0, 1]."""
-    bright = p.luma >= p.percentiles[2]
-    rg, yb = p.opponents
-    return float(np.hypot(rg[bright].mean(), yb[bright].mean()))
+    """Tint of the brighter half, where that of the light shows."""
+    return _common_tint(p, p.blocks[p.block_luma >= p.percentiles[2]].mean(0))
 
 
-def garishness(p: Pixels) -> float:
-    """Share of pixels that are both bright and almost fully saturated, in [0, 1]."""
-    return float(((p.saturation > 0.85) & (p.luma > 0.25)).mean())
+def middle_cast(p: Pixels) -> float:
+    """Tint of the channels' medians, which small vivid things do not move."""
+    return _common_tint(p, np.median(p.blocks, (0, 1)))

@@ -39,9 +39,9 @@ EXPECTED: dict[str, tuple[Measure, float]] = {
     "oversaturate": (m.mean_saturation, 0.20),
     "balance_white": (m.bright_cast, -0.05),
     "sharpen": (m.edge_sharpness, 0.22),
-    "denoise": (m.noise_sigma, -0.8),
+    "denoise": (m.grain, -0.8),
     "blur": (m.edge_sharpness, -0.35),
-    "add_noise": (m.noise_sigma, 5.0),
+    "add_noise": (m.grain, 5.0),
 }
 
 # category: mean change of the pixels in a clear edit, where it is not the 0.03 of the others.
