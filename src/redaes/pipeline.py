@@ -240,7 +240,7 @@ class Run:
     def _clear(self, step: Step) -> None:
         """Remove what an earlier, different run of the step has written; refuse to touch anything else."""
         for output in map(Path, step.outputs):
-            if not output.exists():
+            if not output.exists() or (output.is_dir() and not any(output.iterdir())):
                 continue
             if not self._marker(step).is_file():
                 raise UserError(
