@@ -183,9 +183,10 @@ def test_float_rounding_is_not_disagreement():
     assert biweight_location([0.3, nearly, 0.3, 5.0]) == median([0.3, nearly, 0.3, 5.0])
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("order", list(permutations([0.0, -0.0, -0.0])))
-def test_zero_has_no_sign(order):
-    assert str(ConsensusFusion()(order).value) == "0.0"
+def test_zero_has_no_sign(fusion, order):
+    assert str(fusion(order).value) == "0.0"
 
 
 @pytest.mark.parametrize(

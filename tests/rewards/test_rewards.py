@@ -83,6 +83,14 @@ def test_rapo_is_the_sum_of_its_three_terms(group):
     torch.testing.assert_close(create("rewards", "rapo")(group), fidelity + accuracy + Format()(group))
 
 
+def test_rapo_counts_a_tie_as_a_win_and_thurstone_as_half_of_one():
+    tied = _inputs([[9.0, 9.0], [2.0, 2.0]], [0.0, 0.0], [5.0, 5.0])
+    assert create("rewards", "thurstone_fidelity")(tied)[:, 0].tolist() == pytest.approx([0.708, 0.708], abs=1e-3)
+    without = 1 + functional.gaussian_accuracy(tied.scores, tied.truths)  # the format and the accuracy
+    ranking = create("rewards", "rapo")(tied) - without
+    assert ranking[:, 0].tolist() == pytest.approx([1.001, 0.002], abs=1e-3)
+
+
 def test_regression_is_measured_against_the_absolute_truth(group):
     assert create("rewards", "mae")(group).flatten().tolist() == pytest.approx([1, 0.95, 1, 0.9, 1, 0])
     assert create("rewards", "score_hit")(group).flatten().tolist() == [1, 1, 1, 0, 1, 0]
