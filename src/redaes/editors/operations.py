@@ -62,14 +62,13 @@ def _lift_shadows(image: Image, strength: float, rng: random.Random) -> Image:
 
 def _recover_highlights(image: Image, strength: float, rng: random.Random) -> Image:
     values = to_float(image)
-    return to_image(values - 0.30 * strength * np.maximum(values - 0.6, 0))
+    return to_image(values - 0.40 * strength * np.maximum(values - 0.5, 0))
 
 
 def _local_contrast(image: Image, strength: float, rng: random.Random) -> Image:
-    from skimage.exposure import equalize_adapthist
-
-    local = to_image(equalize_adapthist(np.asarray(image), kernel_size=28, clip_limit=0.01 * (1 + strength)))
-    return PILImage.blend(image, local, min(1.0, 0.6 * strength))
+    return image.filter(
+        ImageFilter.UnsharpMask(radius=0.09 * min(image.size), percent=round(70 * strength), threshold=0)
+    )
 
 
 def _channel_gains(red: float, green: float, blue: float) -> Operator:
@@ -107,10 +106,17 @@ def _sharpen(image: Image, strength: float, rng: random.Random) -> Image:
 
 
 def _denoise(image: Image, strength: float, rng: random.Random) -> Image:
-    from skimage.restoration import denoise_tv_chambolle
+    """Lee's local filter: towards the mean of the neighbours where brightness varies no more than noise does.
 
-    smooth = denoise_tv_chambolle(to_float(image), weight=0.06 * strength, max_num_iter=15, channel_axis=-1)
-    return to_image(smooth)
+    As `scipy.signal.wiener`, with one weight for the three channels, which is thirty times faster.
+    """
+    from scipy.ndimage import uniform_filter
+
+    luma, noise = np.asarray(image.convert("L"), dtype=np.float32) / 255, (0.04 * strength) ** 2
+    variance = uniform_filter(luma * luma, 5, mode="nearest") - uniform_filter(luma, 5, mode="nearest") ** 2
+    kept = np.maximum(variance - noise, 0) / np.maximum(variance, noise)
+    mean = to_float(image.filter(ImageFilter.BoxBlur(2)))
+    return to_image(mean + kept[..., None] * (to_float(image) - mean))
 
 
 def _blur(image: Image, strength: float, rng: random.Random) -> Image:
@@ -171,17 +177,32 @@ def _vignette(image: Image, strength: float, rng: random.Random) -> Image:
 
 
 def _remove(image: Image, strength: float, rng: random.Random) -> Image:
-    """Paint a small, busy region over from its surroundings."""
-    from skimage.restoration import inpaint_biharmonic
-
+    """A clone stamp: the busiest of a few spots gives way to the patch that fits its border best, feathered in."""
     width, height = image.size
-    side = max(4, round(min(width, height) * 0.09 * strength))
-    grey = np.asarray(image.convert("L").filter(ImageFilter.FIND_EDGES), dtype=np.float32)
-    spots = [(rng.randrange(2, width - side - 2), rng.randrange(2, height - side - 2)) for _ in range(6)]
-    left, top = max(spots, key=lambda s: float(grey[s[1] : s[1] + side, s[0] : s[0] + side].sum()))
-    mask = np.zeros((height, width), dtype=bool)
-    mask[top : top + side, left : left + side] = True
-    return to_image(inpaint_biharmonic(to_float(image), mask, channel_axis=-1))
+    side = max(6, round(min(width, height) * min(0.35, 0.2 * strength)))
+    busy = np.asarray(image.convert("L").filter(ImageFilter.FIND_EDGES), dtype=np.float32)
+    values = to_float(image)
+    spots = [(rng.randrange(height - side + 1), rng.randrange(width - side + 1)) for _ in range(24)]
+    target = max(spots[:8], key=lambda spot: float(_patch(busy, spot, side).sum()))
+    patch = _patch(values, target, side)
+    others = [s for s in spots if max(abs(s[0] - target[0]), abs(s[1] - target[1])) >= side] or spots[8:]
+    source = min(
+        (_patch(values, s, side) for s in others), key=lambda other: float(np.abs(_border(patch - other)).sum())
+    )
+    stamp = to_image(source + _border(patch - source).mean(0))
+    mask = ImageOps.expand(PILImage.new("L", (side - 4, side - 4), 255), 2).filter(ImageFilter.GaussianBlur(1.5))
+    edited = image.copy()
+    edited.paste(stamp, (target[1], target[0]), mask)
+    return edited
+
+
+def _patch(values: NDArray[Any], spot: tuple[int, int], side: int) -> NDArray[Any]:
+    return values[spot[0] : spot[0] + side, spot[1] : spot[1] + side]
+
+
+def _border(patch: NDArray[Any]) -> NDArray[Any]:
+    """The outermost pixels of a patch, (pixels, 3)."""
+    return np.concatenate([patch[0], patch[-1], patch[:, 0], patch[:, -1]])
 
 
 def _posterise(image: Image, strength: float, rng: random.Random) -> Image:
@@ -189,7 +210,10 @@ def _posterise(image: Image, strength: float, rng: random.Random) -> Image:
 
 
 def _painterly(image: Image, strength: float, rng: random.Random) -> Image:
-    return ImageEnhance.Color(image.filter(ImageFilter.ModeFilter(3 if strength < 1 else 5))).enhance(1.25)
+    """Broad strokes of few colours: flattened at half the size, then richer."""
+    strokes = image.reduce(2).filter(ImageFilter.MedianFilter(3)).resize(image.size, PILImage.Resampling.BICUBIC)
+    strokes = strokes.quantize(max(6, round(20 - 8 * strength)), PILImage.Quantize.FASTOCTREE).convert("RGB")
+    return ImageEnhance.Color(PILImage.blend(image, strokes, min(1.0, 0.85 * strength))).enhance(1.3)
 
 
 def _sepia(image: Image, strength: float, rng: random.Random) -> Image:
@@ -198,7 +222,9 @@ def _sepia(image: Image, strength: float, rng: random.Random) -> Image:
 
 
 def _sketch(image: Image, strength: float, rng: random.Random) -> Image:
-    return PILImage.blend(image, ImageChops.multiply(image, image.filter(ImageFilter.CONTOUR)), min(1.0, 0.5 * strength))
+    return PILImage.blend(
+        image, ImageChops.multiply(image, image.filter(ImageFilter.CONTOUR)), min(1.0, 0.8 * strength)
+    )
 
 
 @dataclass(frozen=True)
@@ -238,10 +264,18 @@ OPERATIONS: dict[str, Operation] = {
         "tone", "quality", False, "Flatten the contrast {}.", _enhance(ImageEnhance.Contrast, lambda s: 1 - 0.45 * s)
     ),
     "overexpose": _row(
-        "tone", "quality", False, "Overexpose the photograph {}.", _enhance(ImageEnhance.Brightness, lambda s: 1 + 0.8 * s)
+        "tone",
+        "quality",
+        False,
+        "Overexpose the photograph {}.",
+        _enhance(ImageEnhance.Brightness, lambda s: 1 + 0.8 * s),
     ),
     "underexpose": _row(
-        "tone", "quality", False, "Underexpose the photograph {}.", _enhance(ImageEnhance.Brightness, lambda s: 1 - 0.5 * s)
+        "tone",
+        "quality",
+        False,
+        "Underexpose the photograph {}.",
+        _enhance(ImageEnhance.Brightness, lambda s: 1 - 0.5 * s),
     ),
     "saturate": _row(
         "colour", "quality", True, "Make the colours {} richer.", _enhance(ImageEnhance.Color, lambda s: 1 + 0.6 * s)

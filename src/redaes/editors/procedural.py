@@ -29,8 +29,8 @@ class ProceduralEditor:
     name: str
     family: Family
     signature: tuple[str, float]
-    clumsiness = 0.45
-    idle = 0.10
+    clumsiness = 0.5
+    idle = 0.13
 
     def __init__(self, clumsiness: float | None = None, name: str | None = None) -> None:
         self.clumsiness = self.clumsiness if clumsiness is None else clumsiness
@@ -67,7 +67,7 @@ class ToneEditor(ProceduralEditor):
 
     name = "procedural/tone"
     family: Family = "tone"
-    signature = ("raise_contrast", 0.25)
+    signature = ("raise_contrast", 0.6)
 
 
 class ColourEditor(ProceduralEditor):
@@ -75,7 +75,7 @@ class ColourEditor(ProceduralEditor):
 
     name = "procedural/colour"
     family: Family = "colour"
-    signature = ("warm", 0.35)
+    signature = ("warm", 0.8)
 
 
 class DetailEditor(ProceduralEditor):
@@ -83,7 +83,7 @@ class DetailEditor(ProceduralEditor):
 
     name = "procedural/detail"
     family: Family = "detail"
-    signature = ("sharpen", 0.45)
+    signature = ("sharpen", 1.0)
 
 
 class GeometryEditor(ProceduralEditor):
@@ -91,8 +91,7 @@ class GeometryEditor(ProceduralEditor):
 
     name = "procedural/geometry"
     family: Family = "geometry"
-    signature = ("vignette", 0.35)
-    clumsiness = 0.55
+    signature = ("vignette", 0.8)
 
 
 class ContentEditor(ProceduralEditor):
@@ -100,5 +99,4 @@ class ContentEditor(ProceduralEditor):
 
     name = "procedural/content"
     family: Family = "content"
-    signature = ("denoise", 0.4)
-    clumsiness = 0.55
+    signature = ("denoise", 1.2)

@@ -40,26 +40,30 @@ def _above(measure: Callable[[Pixels], float], fine: float, wrong: float) -> Cal
 
 def _dull(p: Pixels) -> float:
     """A photograph without any colour is black and white on purpose."""
-    saturation = p.value(m.mean_saturation)
-    return 0.0 if saturation < 0.03 else max(0.0, (0.5 - saturation) / 0.25)
+    return 0.0 if p.value(m.mean_saturation) < 0.03 else _above(m.balanced_saturation, 0.26, 0.10)(p)
 
 
 DEFICIENCIES: tuple[Deficiency, ...] = (
-    Deficiency("The photograph is too dark.", _above(m.middle_tone, 0.42, 0.25), ("brighten", "lift_shadows")),
-    Deficiency("The photograph is too bright.", _above(m.middle_tone, 0.52, 0.70), ("darken", "recover_highlights")),
+    Deficiency("The photograph is too dark.", _above(m.middle_tone, 0.36, 0.22), ("brighten", "lift_shadows")),
+    Deficiency("The photograph is too bright.", _above(m.middle_tone, 0.56, 0.68), ("darken",)),
+    Deficiency("The highlights are harsh.", _above(m.burnt, 0.05, 0.25), ("recover_highlights",)),
     Deficiency(
         "The contrast is flat.",
-        _above(m.tonal_range, 0.75, 0.45),
+        _above(m.tonal_range, 0.42, 0.20),
         ("raise_contrast", "stretch_levels", "local_contrast"),
     ),
     Deficiency("The colours are dull.", _dull, ("saturate",)),
-    Deficiency("A colour cast covers the photograph.", _above(m.bright_cast, 0.12, 0.30), ("balance_white",)),
-    Deficiency("The detail is soft.", _above(m.edge_sharpness, 2.1, 1.4), ("sharpen",)),
-    Deficiency("Noise covers the detail.", _above(m.grain, 4.0, 8.0), ("denoise",)),
+    Deficiency("A colour cast covers the photograph.", _above(m.bright_cast, 0.45, 0.95), ("balance_white",)),
+    Deficiency("The detail is soft.", _above(m.edge_sharpness, 1.75, 1.35), ("sharpen",)),
+    Deficiency("Noise covers the detail.", _above(m.grain, 1.5, 4.5), ("denoise",)),
 )
 
 # What can be asked for where nothing is wrong, or where only content edits are wanted.
-CONTENT_REMEDIES = ("straighten", "crop", "remove_object")
+CONTENT_REMEDIES = {
+    "straighten": "The photograph stands askew.",
+    "crop": "The framing is loose.",
+    "remove_object": "Something distracts from the subject.",
+}
 
 
 class PixelInstructor:
@@ -85,8 +89,8 @@ class PixelInstructor:
             "content" in self.orientations and rng.random() < self.content_share
         )
         if content:
-            category = rng.choice(CONTENT_REMEDIES)
-            return _instruction(category, rng, "The framing could be calmer.")
+            category = rng.choice(list(CONTENT_REMEDIES))
+            return _instruction(category, rng, CONTENT_REMEDIES[category])
         pixels = Pixels.of(image)
         worst = sorted(DEFICIENCIES, key=lambda d: -d.severity(pixels))[:3]
         chosen = rng.choices(worst, [6, 3, 2])[0]
