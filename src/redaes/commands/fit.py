@@ -24,6 +24,7 @@ from redaes.errors import UserError, nearest
 # What a fresh start leaves behind; the exported model is overwritten when training ends.
 LEFTOVERS = ("checkpoints", "completions.jsonl", "metrics.csv", "tensorboard")
 CHATTER = (
+    "You have overridden .transfer_batch_to_device",
     "args parameter is intended",
     "does not have many workers",
     "LeafSpec",
