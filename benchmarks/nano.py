@@ -55,7 +55,9 @@ def stage(folder: Path, name: str, config: str, model: str, seed: int, *options:
 def evaluate(folder: Path, name: str) -> None:
     output = folder / "evaluation" / f"{name}.json"
     if not output.is_file():
-        redaes("evaluate", "--data", str(folder / "data"), "--model", str(folder / name / "model"), "--output", str(output))
+        redaes(
+            "evaluate", "--data", str(folder / "data"), "--model", str(folder / name / "model"), "--output", str(output)
+        )
 
 
 def other_arms(folder: Path, seed: int) -> None:
@@ -117,13 +119,16 @@ ROWS = {
 
 def table(summary: dict[str, Any], rows: list[dict[str, float]], command: str) -> str:
     """The committed table, with the command that made it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     lines = [
         "# The method at nano scale",
         "",
-        f"Made by `{command}` on {time.strftime('%Y-%m-%d')}, {platform.machine()}, 2 cores, no GPU, commit {commit.strip()}.",
-        "Spearman correlations on photographs that training never saw (coffee, motorcycle), failed parses counted as the",
-        "mean prediction. The truth is the consensus of three judges that measure pixels: a stand-in, not human taste.",
+        f"Made by `{command}` on {time.strftime('%Y-%m-%d')}, {platform.machine()}, 2 cores, no GPU, commit "
+        f"{commit.strip()}. Spearman correlations on photographs that training never saw (coffee, motorcycle), failed",
+        "parses counted as the mean prediction.",
+        "The truth is the consensus of three judges that measure pixels: a stand-in, not human taste.",
         "",
         "| measure | mean | std | " + " | ".join(f"seed {k}" for k in range(len(rows))) + " |",
         "|---|---:|---:|" + "---:|" * len(rows),
@@ -140,7 +145,9 @@ def table(summary: dict[str, Any], rows: list[dict[str, float]], command: str) -
 def main() -> None:
     """Run every arm for every seed and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1: of the data, the weights and the sampling")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="seeds 0 .. N-1: of the data, the weights and the sampling"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "nano-seeds", help="where the runs are kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/nano.md")

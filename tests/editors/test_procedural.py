@@ -24,9 +24,7 @@ def photo():
 
 def instruction(category, strength="clearly"):
     operation = OPERATIONS[category]
-    return Instruction(
-        text=operation.request.format(strength), category=category, orientation=operation.orientation
-    )
+    return Instruction(text=operation.request.format(strength), category=category, orientation=operation.orientation)
 
 
 def test_there_are_five_families_each_with_improving_or_harming_and_tagged_operations():
@@ -87,6 +85,8 @@ def test_an_unknown_category_is_named_with_the_nearest(photo):
         create("editors", "procedural/tone").edit(photo, strange, 0)
 
 
-@pytest.mark.parametrize(("text", "strength"), [("Blur it slightly.", 0.6), ("Strongly blur it", 1.5), ("Blur it", 1.0)])
+@pytest.mark.parametrize(
+    ("text", "strength"), [("Blur it slightly.", 0.6), ("Strongly blur it", 1.5), ("Blur it", 1.0)]
+)
 def test_the_strength_is_read_from_the_words(text, strength):
     assert strength_of(text) == strength

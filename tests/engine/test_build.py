@@ -74,9 +74,7 @@ def test_another_seed_gives_other_data(config, dataset, tmp_path):
 
 
 def test_no_photograph_is_in_two_splits(dataset):
-    seen = {
-        split: {r.source.photograph for r in dataset.sources(split)} for split in ("train", "validation", "test")
-    }
+    seen = {split: {r.source.photograph for r in dataset.sources(split)} for split in ("train", "validation", "test")}
     assert seen == {"train": {"astronaut", "chelsea"}, "validation": {"rocket"}, "test": {"coffee"}}
     assert {r.source.split for r in dataset.calibration()} == {"train"}
     assert not dataset.pairs("test")

@@ -39,7 +39,7 @@ def test_sampling_logprobs_are_those_of_the_training_pass(nano, prompts):
 
 
 def test_greedy_equals_transformers_generate(nano, prompts):
-    model, processor = nano
+    model, _processor = nano
     ours = sample(nano, prompts, temperature=0.0, max_new_tokens=10)
     theirs = model.generate(
         **{k: v for k, v in vars(prompts).items() if v is not None},
@@ -70,7 +70,7 @@ def test_image_tokens_are_never_sampled_even_when_they_are_certain(nano, prompts
 
 
 def test_a_completion_ends_at_the_answer_and_a_cut_one_is_flagged(nano, prompts):
-    model, processor = nano
+    _model, processor = nano
     end = processor.tokenizer.convert_tokens_to_ids("</answer>")
     out = sample(nano, prompts, k=40, temperature=5.0, max_new_tokens=40)
     ended = 0

@@ -73,10 +73,24 @@ def grpo(checkpoint, **options):
 
 def test_stage_3_logs_every_metric_and_a_table_of_completions(dataset, checkpoint, tmp_path):
     trainer = fit(grpo(checkpoint), GroupData(str(dataset)), tmp_path, 3, callbacks=[CompletionTable(every_n_steps=2)])
-    for name in (
-        "loss reward reward_std advantage_abs frac_zero_std kl entropy clip_low clip_high ratio grad_norm "
-        "parse_failure_rate score_mean score_std completion_length truncated_rate"
-    ).split():
+    for name in [
+        "loss",
+        "reward",
+        "reward_std",
+        "advantage_abs",
+        "frac_zero_std",
+        "kl",
+        "entropy",
+        "clip_low",
+        "clip_high",
+        "ratio",
+        "grad_norm",
+        "parse_failure_rate",
+        "score_mean",
+        "score_std",
+        "completion_length",
+        "truncated_rate",
+    ]:
         assert len(column(tmp_path, f"train/{name}")) == 3 or name == "score_mean", name
     rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
     assert {row["step"] for row in rows} == {1, 3}

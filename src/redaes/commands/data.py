@@ -15,7 +15,7 @@ def build(
     photos: str = "",
     seed: int | None = None,
     workers: int | None = None,
-    set: list[str] | None = None,  # noqa: A002 (the option's name)
+    set: list[str] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Build a dataset of pairs, groups and scores from photographs. A killed build continues where it was.
@@ -47,7 +47,7 @@ def build(
     print(f"{output}: {counts['sources']} sources, {counts['pairs']} pairs, {counts['groups']} groups")
 
 
-def status(dataset: str, format: Literal["table", "json"] = "table") -> None:  # noqa: A002
+def status(dataset: str, format: Literal["table", "json"] = "table") -> None:
     """Show what came through each stage, how the editors did (Tab. 8) and how the judges agreed (Tab. 9).
 
     Args:

@@ -23,7 +23,7 @@ def export(checkpoint: str, output: str, dtype: Literal["keep", "float32", "bflo
     print(f"exported to {write(model, processor, output, dtype=None if dtype == 'keep' else dtype)}")
 
 
-def _from_lightning(checkpoint: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _from_lightning(checkpoint: Path):  # type: ignore[no-untyped-def]
     import torch
     import yaml
 

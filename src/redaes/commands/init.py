@@ -1,10 +1,25 @@
-"""`redaes init`: make a nano model from nothing, knowing the words of a dataset."""
+"""`redaes init`: make a nano model from nothing, knowing the words of a dataset and able to see its pictures."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redaes.data.manifest import Manifest
 
 
-def init(data: str, output: str, family: str = "qwen2_5_vl", seed: int = 0, hidden: int = 128, layers: int = 4) -> None:
-    """Make a randomly initialised nano model as an ordinary checkpoint directory.
+def init(
+    data: str,
+    output: str,
+    family: str = "qwen2_5_vl",
+    seed: int = 0,
+    hidden: int = 128,
+    layers: int = 4,
+    tower_steps: int = 300,
+) -> None:
+    """Make a nano model as an ordinary checkpoint directory: random weights, a tokenizer, a vision tower that sees.
 
-    Larger models need no such step: their configs name a checkpoint to start from.
+    The tower learns to tell low-level statistics of its own patches, without any label. Larger models need no such
+    step: their configs name a pre-trained checkpoint to start from.
 
     Args:
         data: dataset folder; the tokenizer is trained on its reasonings and instructions.
@@ -13,6 +28,7 @@ def init(data: str, output: str, family: str = "qwen2_5_vl", seed: int = 0, hidd
         seed: of the initial weights.
         hidden: width of the language part, a multiple of 32.
         layers: depth of the language part.
+        tower_steps: optimiser steps of the tower's pre-training; 0 leaves it random.
     """
     from redaes.data.manifest import Manifest
     from redaes.errors import UserError, nearest
@@ -28,6 +44,24 @@ def init(data: str, output: str, family: str = "qwen2_5_vl", seed: int = 0, hidd
     texts = [p.reasoning for p in pairs] + [p.edit.instruction.text for p in pairs]
     texts += [r.reasoning for r in manifest.sources("train")]
     model, processor = build_nano(texts, family, seed=seed, hidden=hidden, layers=layers)  # type: ignore[arg-type]
+    if tower_steps > 0:
+        _pretrain(model, processor, manifest, tower_steps, seed)
     path = export(model, processor, output)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{type(model).__name__} with {millions:.2f} M parameters, {len(processor.tokenizer)} tokens -> {path}")
+
+
+def _pretrain(model: Any, processor: Any, manifest: "Manifest", steps: int, seed: int) -> None:
+    """Show the tower every training image once made: sources, and the edits that were kept."""
+    from redaes.models.tower_pretraining import pretrain_tower
+
+    names = {r.source.image for r in manifest.sources("train")}
+    names |= {p.edit.image for p in manifest.pairs("train")}
+    names |= {m.image for g in manifest.groups("train") for m in g.members}
+    images = [manifest.open(name) for name in sorted(names)]
+
+    def report(step: int, loss: float) -> None:
+        if step % max(1, steps // 6) == 0:
+            print(f"tower: step {step}/{steps}, unexplained {loss:.3f}", file=sys.stderr, flush=True)
+
+    pretrain_tower(model, processor, images, steps, seed=seed, progress=report)

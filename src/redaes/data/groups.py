@@ -4,6 +4,7 @@ A batch is N images that see each other in the reward. In a `consistent` batch t
 in a `shuffled` one they are members of different groups, each keeping its own g.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class GroupBatchSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.sizes) // self.groups_per_batch)
+        return math.ceil(len(self.sizes) / self.groups_per_batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(len(self.sizes)))

@@ -60,7 +60,9 @@ class VerificationSettings(Settings):
     """VIEScore's filter."""
 
     threshold: float = Field(7.5, ge=0, le=10, description="an edit passes at this mean of the verifiers [P]")
-    min_passing: int | None = Field(None, ge=1, description="a source needs this many; None: four fifths of M [P: 4 of 5]")
+    min_passing: int | None = Field(
+        None, ge=1, description="a source needs this many; None: four fifths of M [P: 4 of 5]"
+    )
 
 
 class GroupSettings(Settings):

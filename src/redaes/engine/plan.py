@@ -1,4 +1,4 @@
-"""What a build will do before it does anything: which photographs are held out, which sources are cut, what each is for."""
+"""What a build will do, before it does it: which photographs are held out, which sources are cut and for what."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

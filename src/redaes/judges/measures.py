@@ -34,17 +34,19 @@ _TEXTURE = 0.36
 # 95th percentile of the squared slope of unit noise after the light smoothing.
 _NOISE_IN_SLOPE = 0.36
 _BLOCK = 4
+_SMALLEST = 8
 
 
 class Pixels:
     """An RGB image as arrays and measurements, each computed when first asked for; values in [0, 1].
 
     Args:
-        rgb: (H, W, 3) float32 in [0, 1].
+        rgb: (H, W, 3) float32 in [0, 1]. Under 8 pixels a side, the border is repeated up to 8.
     """
 
     def __init__(self, rgb: Array) -> None:
-        self.rgb = rgb
+        missing = [(0, max(0, _SMALLEST - side)) for side in rgb.shape[:2]]
+        self.rgb: Array = np.pad(rgb, [*missing, (0, 0)], mode="edge") if any(m for _, m in missing) else rgb
         self._measured: dict[Callable[[Pixels], float], float] = {}
 
     @classmethod
@@ -97,11 +99,10 @@ class Pixels:
     @cached_property
     def blocks(self) -> Array:
         """(H/4, W/4, 3) mean colours of blocks: what is left of colour when noise and detail are averaged away."""
-        height, width = (max(_BLOCK, n - n % _BLOCK) for n in self.luma.shape)
-        whole = self.rgb[:height, :width]
-        rows = np.add.reduceat(whole, np.arange(0, whole.shape[0], _BLOCK), axis=0)
-        sums = np.add.reduceat(rows, np.arange(0, whole.shape[1], _BLOCK), axis=1)
-        return sums / _BLOCK**2
+        height, width = (side - side % _BLOCK for side in self.luma.shape)
+        whole = self.rgb[:height, :width].reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, 3)
+        means: Array = whole.mean((1, 3))
+        return means
 
     @cached_property
     def block_luma(self) -> Array:
@@ -118,7 +119,8 @@ class Pixels:
     def saturation(self) -> Array:
         """HSV saturation of the blocks."""
         high, low = self.blocks.max(-1), self.blocks.min(-1)
-        return (high - low) / (high + 0.02)
+        saturation: Array = (high - low) / (high + 0.02)
+        return saturation
 
 
 @lru_cache(maxsize=8)
@@ -127,17 +129,18 @@ def _remembered(data: bytes, size: tuple[int, int]) -> Pixels:
 
 
 def _gaussian(values: Array, sigma: float) -> Array:
-    return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=3.0)
+    smoothed: Array = ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=3.0)
+    return smoothed
 
 
 def _squared_gradient(values: Array) -> Array:
     dy, dx = np.gradient(values)
-    return dx * dx + dy * dy
+    return np.asarray(dx * dx + dy * dy, dtype=np.float32)
 
 
 def _immerkaer(plane: Array) -> Array:
     rows = plane[:-2] - 2 * plane[1:-1] + plane[2:]
-    return (rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]) / 6
+    return np.asarray((rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]) / 6, dtype=np.float32)
 
 
 def _share(values: Array, per_cent: float) -> float:
@@ -161,7 +164,7 @@ def chroma_grain(p: Pixels) -> float:
         _root(_share(ndimage.uniform_filter(_immerkaer(plane) ** 2, 7, mode="nearest"), 25)) / unit
         for plane, unit in zip(_opponents(p.rgb), _NOISE_IN_OPPONENTS, strict=True)
     ]
-    return sum(found) / 2 * _NOISE_IN_LUMA * 255
+    return float(sum(found) / 2 * _NOISE_IN_LUMA * 255)
 
 
 def grain(p: Pixels) -> float:
@@ -169,22 +172,43 @@ def grain(p: Pixels) -> float:
     return 0.5 * (p.value(luma_grain) + p.value(chroma_grain))
 
 
+def worst_grain(p: Pixels) -> float:
+    """The larger of the noise in brightness and in colour, in points of 255."""
+    return max(p.value(luma_grain), p.value(chroma_grain))
+
+
+def blocking(p: Pixels) -> float:
+    """How much more brightness steps at every eighth pixel than elsewhere, as a coarse JPEG's does; points of 255."""
+    found = 0.0
+    for plane in (p.luma, p.luma.T):
+        steps = np.abs(np.diff(plane, axis=0))
+        seams = steps[7::8]
+        if seams.size:
+            found += max(0.0, float(np.median(seams) - np.median(np.delete(steps, np.s_[7::8], axis=0))))
+    return found / 2 * 255
+
+
+def grain_and_blocking(p: Pixels) -> float:
+    """What spoils even areas: noise, or the seams of compression; in points of 255."""
+    return p.value(grain) + p.value(blocking)
+
+
 def even_grain(p: Pixels) -> float:
-    """As `luma_grain`, from the half of the picture that changes least, and by a median instead of a low quarter."""
+    """As `luma_grain`, from the half of the picture that changes least and by a median; plus half the seams."""
     even = p.coarse_slope[1:-1, 1:-1] <= np.median(p.coarse_slope)
     unexplained = np.abs(p.finest[even]) - 0.6 * np.sqrt(p.slope[1:-1, 1:-1][even])
-    return max(0.0, float(np.median(unexplained))) / 0.47 * 255
+    return max(0.0, float(np.median(unexplained))) / 0.47 * 255 + 0.5 * p.value(blocking)
 
 
 def _clear_slope(p: Pixels, per_cent: float) -> float:
     """A percentile of the slope, less what noise leaves in it, in brightness a pixel."""
-    noise = max(p.value(luma_grain), p.value(chroma_grain)) / 255
+    noise = p.value(worst_grain) / 255
     return _root(_share(p.slope, per_cent) - _NOISE_IN_SLOPE * noise**2)
 
 
 def edge_sharpness(p: Pixels) -> float:
     """How steep the edges are: steepest 5 % of slopes relative to the same of a blurred copy; 1 is very soft."""
-    return _clear_slope(p, 95) / (np.sqrt(_share(p.coarse_slope, 95)) + 0.004)
+    return _clear_slope(p, 95) / (_root(_share(p.coarse_slope, 95)) + 0.004)
 
 
 def edge_contrast(p: Pixels) -> float:

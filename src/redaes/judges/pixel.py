@@ -197,9 +197,9 @@ class DetailJudge(PixelJudge):
     spread = 10.0
     aspects = (
         _detail(0.32, m.edge_sharpness, rising(1.9, 3.0)),
-        _noise(0.22, m.grain, falling(6.0, 1.3)),
+        _noise(0.18, m.grain_and_blocking, falling(6.0, 1.3)),
         _light(0.13, m.brightness, around(0.46, 0.20)),
-        _extremes(0.06, m.burnt, falling(0.15, 1.0)),
+        _extremes(0.10, m.burnt, falling(0.15, 1.0)),
         _contrast(0.10, m.luma_deviation, rising(0.13, 1.8)),
         _colour(0.11, m.balanced_saturation, rising(0.18, 1.3)),
         _balance(0.06, m.colour_cast, falling(0.7, 1.5)),
@@ -227,14 +227,15 @@ class ColourJudge(PixelJudge):
     """`pixel/colour`: colourfulness and balance first."""
 
     name = "pixel/colour"
-    centre = 0.55
+    centre = 0.59
     spread = 9.0
     aspects = (
-        _colour(0.32, m.colour_distance, rising(0.20, 1.6)),
-        _balance(0.17, m.bright_cast, falling(0.7, 1.5)),
-        _garish(0.08, m.garishness, falling(0.04, 1.0)),
-        _detail(0.13, m.edge_loss, rising(0.65, 1.5)),
-        _noise(0.11, m.chroma_grain, falling(6.0, 1.2)),
-        _contrast(0.08, m.quartile_range, rising(0.18, 1.3)),
+        _colour(0.28, m.colour_distance, rising(0.20, 1.6)),
+        _balance(0.15, m.bright_cast, falling(0.7, 1.5)),
+        _garish(0.10, m.garishness, falling(0.025, 1.0)),
+        _detail(0.12, m.edge_loss, rising(0.65, 1.5)),
+        _noise(0.11, m.worst_grain, falling(7.0, 1.3)),
+        _contrast(0.07, m.quartile_range, rising(0.18, 1.3)),
+        _extremes(0.06, m.burnt, falling(0.20, 1.0)),
         _light(0.11, m.key, around(0.34, 0.18)),
     )

@@ -105,7 +105,7 @@ def checkpoint_path(path: str | Path) -> str:
 
 
 def open_processor(path: str, image_size: int | None) -> "VisionTextProcessor":
-    """The processor of a checkpoint; `image_size` None takes the one recorded by `export`, else 512 or nearest below."""
+    """The processor of a checkpoint; `image_size` None takes what `export` recorded, else 512 or the nearest below."""
     from transformers import AutoConfig
 
     from redaes.models.processor import VisionTextProcessor
@@ -182,7 +182,6 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
     import copy
 
     import torch
-
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -22,7 +22,9 @@ _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 @cache
 def _template(question: Question) -> str:
-    return resources.files(__package__).joinpath(f"templates/{question}.v{PROMPT_VERSION}.txt").read_text("utf-8").strip()
+    return (
+        resources.files(__package__).joinpath(f"templates/{question}.v{PROMPT_VERSION}.txt").read_text("utf-8").strip()
+    )
 
 
 def render(question: Question, instruction: str = "") -> str:

@@ -108,9 +108,7 @@ class InProcessRollout:
         return torch.tensor(ends, device=device)
 
 
-def _draw(
-    logits: Tensor, forbidden: Tensor, temperature: float, generator: Generator | None
-) -> tuple[Tensor, Tensor]:
+def _draw(logits: Tensor, forbidden: Tensor, temperature: float, generator: Generator | None) -> tuple[Tensor, Tensor]:
     """One token per row of (B, V) logits and its log-probability under the whole, untruncated distribution."""
     logps = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
     allowed = logps.index_fill(-1, forbidden, float("-inf"))

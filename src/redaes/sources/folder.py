@@ -1,6 +1,7 @@
 """A folder of the user's own photographs."""
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ class FolderPhotos:
 
     def photographs(self) -> list[Photograph]:
         """Names are paths relative to the root, in sorted order."""
+        if not self.root.is_dir():
+            raise UserError(f"{self.root} is not a folder; give the folder that holds the photographs")
         readable = []
         for path in list_images([self.root]):
             try:
@@ -44,8 +47,15 @@ class FolderPhotos:
         return readable
 
     def open(self, name: str) -> "Image":
-        """The photograph as an upright RGB image."""
-        path = (self.root / name).resolve()
-        if not path.is_relative_to(self.root.resolve()):
+        """The photograph as an upright RGB image.
+
+        Args:
+            name: as `photographs` lists it. A link inside the folder may lead anywhere; a name may not.
+
+        Raises:
+            UserError: a name that leads out of the folder, or an image that cannot be read.
+        """
+        path = Path(os.path.normpath(self.root / name))
+        if not path.is_relative_to(os.path.normpath(self.root)):
             raise UserError(f"photograph {name!r} lies outside {self.root}")
         return open_image(path)

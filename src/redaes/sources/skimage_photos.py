@@ -1,7 +1,9 @@
 """The freely licensed photographs that scikit-image ships inside its wheel: nothing is downloaded.
 
-Licences as scikit-image's data documentation gives them. Drawings, scans of text and medical images are left out of
-the default selection; `names` takes any of `PHOTOGRAPHS`.
+Eight are photographs of things (an astronaut, a cat, a cup of coffee, a rocket, a motorcycle, a cameraman, coins, the
+moon), three are textures (brick, grass, gravel), and three come from instruments (deep field of the Hubble telescope,
+a retina, a stained tissue section, `ihc`). Six are black and white. Licences as the docstrings of `skimage.data` give
+them; where those are silent, that is said. Drawings, scans of text and test patterns are left out.
 """
 
 from pathlib import Path
@@ -23,15 +25,15 @@ PHOTOGRAPHS: dict[str, tuple[str, str]] = {
     "camera": ("camera.png", CC0),
     "chelsea": ("chelsea.png", CC0),
     "coffee": ("coffee.png", CC0),
-    "coins": ("coins.png", "no known restrictions (Brooklyn Museum)"),
+    "coins": ("coins.png", "no known restrictions (Brooklyn Museum Collection)"),
     "grass": ("grass.png", CC0),
     "gravel": ("gravel.png", CC0),
     "hubble": ("hubble_deep_field.jpg", f"{PUBLIC_DOMAIN} (NASA)"),
-    "ihc": ("ihc.png", "no known restrictions (Centre for Microscopy, UWA)"),
-    "moon": ("moon.png", f"{PUBLIC_DOMAIN} (NASA)"),
-    "motorcycle": ("motorcycle_left.png", CC0),
-    "retina": ("retina.jpg", f"{PUBLIC_DOMAIN} (Wikimedia)"),
-    "rocket": ("rocket.jpg", f"{CC0} (SpaceX)"),
+    "ihc": ("ihc.png", "no known restrictions"),
+    "moon": ("moon.png", "not stated by scikit-image"),
+    "motorcycle": ("motorcycle_left.png", "not stated by scikit-image (Middlebury 2014 stereo benchmark)"),
+    "retina": ("retina.jpg", f"{CC0} (Häggström 2014)"),
+    "rocket": ("rocket.jpg", f"{PUBLIC_DOMAIN} (SpaceX)"),
 }
 
 
@@ -53,7 +55,13 @@ class SkimagePhotos:
         return [Photograph(name, PHOTOGRAPHS[name][1]) for name in self.names]
 
     def open(self, name: str) -> "Image":
-        """The photograph as RGB."""
+        """The photograph as RGB.
+
+        Raises:
+            UserError: a name that scikit-image does not ship.
+        """
+        if name not in PHOTOGRAPHS:
+            raise UserError(f"scikit-image ships no photograph {name!r} ({nearest(name, PHOTOGRAPHS)})")
         import skimage
 
         from redaes.data.images import open_image

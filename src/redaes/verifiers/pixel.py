@@ -137,7 +137,7 @@ def success_score(done: float, to_pass: float) -> float:
         >>> [round(success_score(done, 0.6), 1) for done in (-1, 0, 0.3, 0.6, 1.2)]
         [0.0, 0.0, 5.0, 7.5, 9.4]
     """
-    return 10 * (1 - 0.25 ** (max(0.0, done) / to_pass))
+    return 10 * (1 - math.pow(0.25, max(0.0, done) / to_pass))
 
 
 def _structure(p: Pixels) -> Array:
