@@ -76,6 +76,7 @@ HARMS: dict[str, tuple[Harm, tuple[float, ...]]] = {
     "cast": (lambda i, s: with_gains(i, s, (-0.6, 0.6, -0.6)), (0.15, 0.28, 0.42)),
     "flatness": (lambda i, s: ImageEnhance.Contrast(i).enhance(s), (0.6, 0.4, 0.22)),
 }
+OWN = {"pixel/detail": {"blur", "noise"}, "pixel/tone": {"clipping", "darkness", "flatness"}, "pixel/colour": {"cast"}}
 
 
 @each_judge
@@ -138,7 +139,7 @@ def test_more_harm_is_strictly_worse(judge: PixelJudge, harm: str) -> None:
         start = neutral(image) if harm == "cast" else image
         values = [0.0, *(judge.compare(start, apply(start, strength)).value for strength in strengths)]
         steps += [later < earlier for earlier, later in pairwise(values)]
-    assert np.mean(steps) > 0.85
+    assert np.mean(steps) > (0.9 if harm in OWN[judge.name] else 0.8)
 
 
 @pytest.mark.parametrize("harm", HARMS)

@@ -232,10 +232,10 @@ class ColourJudge(PixelJudge):
     aspects = (
         _colour(0.28, m.colour_distance, rising(0.20, 1.6)),
         _balance(0.15, m.bright_cast, falling(0.7, 1.5)),
-        _garish(0.10, m.garishness, falling(0.025, 1.0)),
+        _garish(0.08, m.garishness, falling(0.025, 1.0)),
         _detail(0.12, m.edge_loss, rising(0.65, 1.5)),
         _noise(0.11, m.worst_grain, falling(7.0, 1.3)),
-        _contrast(0.07, m.quartile_range, rising(0.18, 1.3)),
+        _contrast(0.09, m.quartile_range, rising(0.18, 1.3)),
         _extremes(0.06, m.burnt, falling(0.20, 1.0)),
         _light(0.11, m.key, around(0.34, 0.18)),
     )
