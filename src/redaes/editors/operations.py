@@ -112,7 +112,7 @@ def _denoise(image: Image, strength: float, rng: random.Random) -> Image:
     """
     from scipy.ndimage import uniform_filter
 
-    luma, noise = np.asarray(image.convert("L"), dtype=np.float32) / 255, (0.04 * strength) ** 2
+    luma, noise = np.asarray(image.convert("L"), dtype=np.float32) / 255, (0.05 * strength) ** 2
     variance = uniform_filter(luma * luma, 5, mode="nearest") - uniform_filter(luma, 5, mode="nearest") ** 2
     kept = np.maximum(variance - noise, 0) / np.maximum(variance, noise)
     mean = to_float(image.filter(ImageFilter.BoxBlur(2)))

@@ -30,7 +30,7 @@ class ProceduralEditor:
     family: Family
     signature: tuple[str, float]
     clumsiness = 0.5
-    idle = 0.13
+    idle = 0.16
 
     def __init__(self, clumsiness: float | None = None, name: str | None = None) -> None:
         self.clumsiness = self.clumsiness if clumsiness is None else clumsiness

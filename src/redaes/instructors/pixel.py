@@ -7,9 +7,10 @@ A stand-in for the paper's vision-language instructor. `instruct` gives the targ
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from redaes.editors.operations import OPERATIONS, STRENGTHS
+from redaes.errors import UserError, nearest
 from redaes.judges import measures as m
 from redaes.judges.measures import Pixels
 from redaes.records import Instruction, Orientation
@@ -40,16 +41,16 @@ def _above(measure: Callable[[Pixels], float], fine: float, wrong: float) -> Cal
 
 def _dull(p: Pixels) -> float:
     """A photograph without any colour is black and white on purpose."""
-    return 0.0 if p.value(m.mean_saturation) < 0.03 else _above(m.balanced_saturation, 0.26, 0.10)(p)
+    return 0.0 if p.value(m.mean_saturation) < 0.005 else _above(m.balanced_saturation, 0.26, 0.10)(p)
 
 
 DEFICIENCIES: tuple[Deficiency, ...] = (
     Deficiency("The photograph is too dark.", _above(m.middle_tone, 0.36, 0.22), ("brighten", "lift_shadows")),
     Deficiency("The photograph is too bright.", _above(m.middle_tone, 0.56, 0.68), ("darken",)),
-    Deficiency("The highlights are harsh.", _above(m.burnt, 0.05, 0.25), ("recover_highlights",)),
+    Deficiency("The highlights are harsh.", _above(m.glare, 0.05, 0.25), ("recover_highlights",)),
     Deficiency(
         "The contrast is flat.",
-        _above(m.tonal_range, 0.42, 0.20),
+        _above(m.tonal_range, 0.48, 0.26),
         ("raise_contrast", "stretch_levels", "local_contrast"),
     ),
     Deficiency("The colours are dull.", _dull, ("saturate",)),
@@ -71,7 +72,11 @@ class PixelInstructor:
 
     Args:
         orientations: kinds of edit to ask for (Tab. 3).
-        content_share: share of targeted instructions that ask for a content edit, in [0, 1].
+        content_share: share of targeted instructions that ask for a content edit, in [0, 1], where both kinds may
+            be asked for [not from the paper].
+
+    Raises:
+        UserError: an orientation there is not, or none.
     """
 
     name = "pixel"
@@ -79,34 +84,51 @@ class PixelInstructor:
     def __init__(
         self, orientations: Sequence[Orientation] = ("quality", "content"), content_share: float = 0.15
     ) -> None:
+        known = get_args(Orientation)
+        for orientation in orientations:
+            if orientation not in known:
+                raise UserError(f"unknown orientation {orientation!r} ({nearest(orientation, known)})")
+        if not orientations:
+            raise UserError(f"orientations: at least one of {', '.join(known)}")
         self.orientations = tuple(orientations)
         self.content_share = content_share
 
     def instruct(self, image: "Image", seed: int) -> Instruction:
-        """One targeted, improving edit: mostly of the worst deficiency, sometimes of the second."""
+        """One targeted, improving edit: mostly of the worst deficiency, sometimes of the second or third."""
         rng = random.Random(f"instruct/{seed}")
+        strength = rng.choice(list(STRENGTHS))
         content = self.orientations == ("content",) or (
             "content" in self.orientations and rng.random() < self.content_share
         )
         if content:
             category = rng.choice(list(CONTENT_REMEDIES))
-            return _instruction(category, rng, CONTENT_REMEDIES[category])
+            return _instruction(category, strength, CONTENT_REMEDIES[category])
         pixels = Pixels.of(image)
         worst = sorted(DEFICIENCIES, key=lambda d: -d.severity(pixels))[:3]
         chosen = rng.choices(worst, [6, 3, 2])[0]
-        return _instruction(rng.choice(chosen.remedies), rng, chosen.analysis)
+        return _instruction(rng.choice(chosen.remedies), strength, chosen.analysis)
 
     def diversify(self, image: "Image", count: int, seed: int) -> list[Instruction]:
-        """`count` different edits, improving or not; more than there are operations repeats them."""
+        """`count` different edits, improving or not, drawn without replacement from the table of operations.
+
+        Args:
+            image: not looked at: diverse edits are not aimed at a deficiency.
+            count: where it exceeds the operations, they are drawn again, in another strength.
+            seed: of the draw.
+
+        Raises:
+            UserError: more edits than operations times strengths.
+        """
         rng = random.Random(f"diversify/{seed}")
         names = [n for n, op in OPERATIONS.items() if op.orientation in self.orientations]
-        chosen: list[str] = []
-        while len(chosen) < count:
-            chosen += rng.sample(names, min(len(names), count - len(chosen)))
-        return [_instruction(name, rng, "") for name in chosen]
+        if count > len(names) * len(STRENGTHS):
+            raise UserError(f"{count} different edits asked for; there are {len(names) * len(STRENGTHS)}")
+        strengths = {name: rng.sample(list(STRENGTHS), len(STRENGTHS)) for name in names}
+        drawn = [name for _ in STRENGTHS for name in rng.sample(names, len(names))][:count]
+        return [_instruction(name, strengths[name].pop(), "") for name in drawn]
 
 
-def _instruction(category: str, rng: random.Random, analysis: str) -> Instruction:
+def _instruction(category: str, strength: str, analysis: str) -> Instruction:
     operation = OPERATIONS[category]
-    text = operation.request.format(rng.choice(list(STRENGTHS)))
+    text = operation.request.format(strength)
     return Instruction(text=text, category=category, orientation=operation.orientation, analysis=analysis)

@@ -242,10 +242,14 @@ def clipped(p: Pixels) -> float:
     return float(((p.blocks.max(-1) >= 0.985) | (p.block_luma <= 0.015)).mean())
 
 
+def glare(p: Pixels) -> float:
+    """Mean excess of brightness over 0.85, relative to the largest possible, in [0, 1]."""
+    return float((np.maximum(p.luma - 0.85, 0) / 0.15).mean())
+
+
 def burnt(p: Pixels) -> float:
-    """Mean excess of brightness over 0.85 or under 0.05, where detail drowns, relative to the largest possible."""
-    light, dark = np.maximum(p.luma - 0.85, 0) / 0.15, np.maximum(0.05 - p.luma, 0) / 0.05
-    return float((light + dark).mean())
+    """Glare, and the same for brightness under 0.05: where detail drowns, in [0, 1]."""
+    return p.value(glare) + float((np.maximum(0.05 - p.luma, 0) / 0.05).mean())
 
 
 def tonal_range(p: Pixels) -> float:

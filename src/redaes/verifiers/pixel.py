@@ -119,7 +119,7 @@ EFFECTS: dict[str, Effect] = {
 
 # What an instruction of a family gives no leave to move, and the shift at which over-editing is 5 for it alone.
 STILL: dict[Family, Mapping[Callable[[Pixels, Pixels], float], float]] = {
-    "tone": {tint_shift: 0.22},
+    "tone": {tint_shift: 0.30},
     "colour": {brightness_shift: 0.15, edge_shift: 0.22},
     "detail": {tint_shift: 0.12, brightness_shift: 0.12},
     "geometry": {tint_shift: 0.12, edge_shift: 0.35},
@@ -208,8 +208,8 @@ class SuccessVerifier(PixelVerifier):
     def _over_editing(
         self, before: Pixels, after: Pixels, operation: Operation, effect: Effect, strength: float
     ) -> float:
-        """Structure kept, nearly all of it by a quality edit; and the asked effect not far overshot."""
-        needed = 0.0 if operation.orientation == "content" else 0.65
+        """Structure kept by a quality edit, not lost by a content edit; and the asked effect not far overshot."""
+        needed = -0.1 if operation.orientation == "content" else 0.65
         kept = _correlation(_structure(before), _structure(after))
         structure = min(1.0, max(0.0, (kept - needed + 0.3) / 0.4))
         overshoot = max(0.0, effect.done(before, after) / strength - 1.6) if effect.measure else 0.0
