@@ -46,8 +46,13 @@ class GroupBatch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch with every tensor on `device`."""
-        moved = (x.to(device) for x in (self.g, self.source_scores, self.sets))
-        return type(self)(self.prompts.to(device), *moved, members=self.members)
+        return type(self)(
+            prompts=self.prompts.to(device),
+            g=self.g.to(device),
+            source_scores=self.source_scores.to(device),
+            sets=self.sets.to(device),
+            members=self.members,
+        )
 
 
 class _Samples(Dataset[tuple[list[Image], Sample]]):

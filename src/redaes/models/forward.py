@@ -28,6 +28,7 @@ def image_features(model: Any, batch: VisionTextBatch) -> Any:
 
 def mrope_positions(model: Any, batch: VisionTextBatch) -> Tensor:
     """(3, B, L) positions in time, height and width of every token."""
+    positions: Tensor
     positions, _ = bare(model).model.get_rope_index(
         batch.input_ids,
         mm_token_type_ids=batch.mm_token_type_ids,

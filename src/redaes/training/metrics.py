@@ -15,6 +15,11 @@ class _OverScores(Metric):
     """Collects (prediction, truth, g, set) of every image; predictions are NaN where an answer could not be parsed."""
 
     full_state_update = False
+    predictions: list[Tensor]
+    truths: list[Tensor]
+    differences: list[Tensor]
+    sets: list[Tensor]
+    seen_sets: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -31,14 +36,19 @@ class _OverScores(Metric):
         self.seen_sets = self.seen_sets + sets.max() + 1
 
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        states = (self.predictions, self.truths, self.differences, self.sets)
-        return tuple(torch.cat(list(s)) if isinstance(s, list) else s for s in states)  # type: ignore[return-value]
+        predictions, truths, differences, sets = (
+            # One tensor after a distributed reduction, a list before.
+            torch.cat(list(s)) if isinstance(s, list) else s
+            for s in (self.predictions, self.truths, self.differences, self.sets)
+        )
+        return predictions, truths, differences, sets
 
 
 def _spearman(a: Tensor, b: Tensor) -> Tensor:
     if len(a) < 3 or a.unique().numel() < 2 or b.unique().numel() < 2:
         return torch.tensor(float("nan"), device=a.device)
-    return spearman_corrcoef(a.float(), b.float())
+    correlation: Tensor = spearman_corrcoef(a.float(), b.float())
+    return correlation
 
 
 class OverallSpearman(_OverScores):
