@@ -92,3 +92,9 @@ def test_a_kind_of_edit_that_does_not_exist_is_named() -> None:
         PixelInstructor(["qualty"])
     with pytest.raises(UserError, match="at least one"):
         PixelInstructor([])
+
+
+def test_what_is_not_wrong_is_not_mended() -> None:
+    bright = SkimagePhotos(["camera"]).open("camera").resize((112, 112), Image.Resampling.LANCZOS)
+    asked = {PixelInstructor(["quality"]).instruct(bright, seed).category for seed in range(60)}
+    assert not asked & {"brighten", "lift_shadows", "denoise", "balance_white"}

@@ -5,14 +5,14 @@ A stand-in for the paper's vision-language instructor. `instruct` gives the targ
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from redaes.editors.operations import OPERATIONS, STRENGTHS
 from redaes.errors import UserError, nearest
 from redaes.judges import measures as m
-from redaes.judges.measures import Pixels
+from redaes.judges.measures import Measure, Pixels
 from redaes.records import Instruction, Orientation
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class Deficiency:
     """
 
     analysis: str
-    severity: Callable[[Pixels], float]
+    severity: Measure
     remedies: tuple[str, ...]
 
 
-def _above(measure: Callable[[Pixels], float], fine: float, wrong: float) -> Callable[[Pixels], float]:
+def _above(measure: Measure, fine: float, wrong: float) -> Measure:
     """0 at `fine`, 1 at `wrong`, linear between and beyond; `wrong` may lie below `fine`."""
     return lambda p: max(0.0, (p.value(measure) - fine) / (wrong - fine))
 
@@ -59,7 +59,12 @@ DEFICIENCIES: tuple[Deficiency, ...] = (
     Deficiency("Noise covers the detail.", _above(m.grain, 1.5, 4.5), ("denoise",)),
 )
 
-# What can be asked for where nothing is wrong, or where only content edits are wanted.
+NOTHING_WRONG = Deficiency(
+    "Nothing is wrong; a little more punch would help.",
+    lambda p: 0.0,
+    ("raise_contrast", "local_contrast", "sharpen"),
+)
+
 CONTENT_REMEDIES = {
     "straighten": "The photograph stands askew.",
     "crop": "The framing is loose.",
@@ -94,7 +99,7 @@ class PixelInstructor:
         self.content_share = content_share
 
     def instruct(self, image: "Image", seed: int) -> Instruction:
-        """One targeted, improving edit: mostly of the worst deficiency, sometimes of the second or third."""
+        """One targeted, improving edit: of the worst deficiency, now and then of another that is nearly as bad."""
         rng = random.Random(f"instruct/{seed}")
         strength = rng.choice(list(STRENGTHS))
         content = self.orientations == ("content",) or (
@@ -104,8 +109,10 @@ class PixelInstructor:
             category = rng.choice(list(CONTENT_REMEDIES))
             return _instruction(category, strength, CONTENT_REMEDIES[category])
         pixels = Pixels.of(image)
-        worst = sorted(DEFICIENCIES, key=lambda d: -d.severity(pixels))[:3]
-        chosen = rng.choices(worst, [6, 3, 2])[0]
+        found = [(deficiency, deficiency.severity(pixels)) for deficiency in DEFICIENCIES]
+        worst = max(severity for _, severity in found)
+        plain = [(d, severity**2) for d, severity in found if severity > max(0.1, worst / 3)] or [(NOTHING_WRONG, 1.0)]
+        chosen = rng.choices([d for d, _ in plain], [weight for _, weight in plain])[0]
         return _instruction(rng.choice(chosen.remedies), strength, chosen.analysis)
 
     def diversify(self, image: "Image", count: int, seed: int) -> list[Instruction]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Array = NDArray[np.float32]
+Measure = Callable[["Pixels"], float]
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 # What independent noise in the channels leaves in brightness and in the two opponent planes, per unit of deviation.
@@ -47,7 +48,7 @@ class Pixels:
     def __init__(self, rgb: Array) -> None:
         missing = [(0, max(0, _SMALLEST - side)) for side in rgb.shape[:2]]
         self.rgb: Array = np.pad(rgb, [*missing, (0, 0)], mode="edge") if any(m for _, m in missing) else rgb
-        self._measured: dict[Callable[[Pixels], float], float] = {}
+        self._measured: dict[Measure, float] = {}
 
     @classmethod
     def of(cls, image: "Image") -> "Pixels":
@@ -55,7 +56,7 @@ class Pixels:
         rgb = image if image.mode == "RGB" else image.convert("RGB")
         return _remembered(rgb.tobytes(), rgb.size)
 
-    def value(self, measure: "Callable[[Pixels], float]") -> float:
+    def value(self, measure: Measure) -> float:
         """A measurement, taken once."""
         if measure not in self._measured:
             self._measured[measure] = measure(self)
@@ -197,7 +198,7 @@ def even_grain(p: Pixels) -> float:
     """As `luma_grain`, from the half of the picture that changes least and by a median; plus half the seams."""
     even = p.coarse_slope[1:-1, 1:-1] <= np.median(p.coarse_slope)
     unexplained = np.abs(p.finest[even]) - 0.6 * np.sqrt(p.slope[1:-1, 1:-1][even])
-    return max(0.0, float(np.median(unexplained))) / 0.47 * 255 + 0.5 * p.value(blocking)
+    return max(0.0, float(np.median(unexplained))) / 0.54 * 255 + 0.5 * p.value(blocking)
 
 
 def _clear_slope(p: Pixels, per_cent: float) -> float:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redaes.judges import measures as m
-from redaes.judges.measures import Pixels
+from redaes.judges.measures import Measure, Pixels
 from redaes.records import Verdict
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Aspect:
 
     subject: str
     weight: float
-    measure: Callable[[Pixels], float]
+    measure: Measure
     curve: Curve
     states: tuple[str, str, str]
     worse: str
@@ -73,39 +73,39 @@ class Aspect:
         return f"{self.subject} {self.states[min(2, int(quality * 3))]}"
 
 
-def _detail(weight: float, measure: Callable[[Pixels], float], curve: Curve) -> Aspect:
+def _detail(weight: float, measure: Measure, curve: Curve) -> Aspect:
     return Aspect("detail", weight, measure, curve, ("is soft", "is fair", "is crisp"), "is softer", "is crisper")
 
 
-def _noise(weight: float, measure: Callable[[Pixels], float], curve: Curve) -> Aspect:
+def _noise(weight: float, measure: Measure, curve: Curve) -> Aspect:
     return Aspect("noise", weight, measure, curve, ("is strong", "shows", "is low"), "is stronger", "is lower")
 
 
-def _light(weight: float, measure: Callable[[Pixels], float], curve: Curve) -> Aspect:
+def _light(weight: float, measure: Measure, curve: Curve) -> Aspect:
     return Aspect(
         "light", weight, measure, curve, ("is off", "is fair", "is balanced"), "is worse", "is better balanced"
     )
 
 
-def _extremes(weight: float, measure: Callable[[Pixels], float], curve: Curve) -> Aspect:
+def _extremes(weight: float, measure: Measure, curve: Curve) -> Aspect:
     states = ("are clipped", "are partly clipped", "are intact")
     return Aspect("extremes", weight, measure, curve, states, "are more clipped", "are less clipped")
 
 
-def _contrast(weight: float, measure: Callable[[Pixels], float], curve: Curve) -> Aspect:
+def _contrast(weight: float, measure: Measure, curve: Curve) -> Aspect:
     return Aspect("contrast", weight, measure, curve, ("is flat", "is fair", "is strong"), "is flatter", "is stronger")
 
 
-def _colour(weight: float, measure: Callable[[Pixels], float], curve: Curve) -> Aspect:
+def _colour(weight: float, measure: Measure, curve: Curve) -> Aspect:
     return Aspect("colour", weight, measure, curve, ("is dull", "is fair", "is rich"), "is duller", "is richer")
 
 
-def _balance(weight: float, measure: Callable[[Pixels], float], curve: Curve) -> Aspect:
+def _balance(weight: float, measure: Measure, curve: Curve) -> Aspect:
     states = ("has a cast", "leans to a tint", "is neutral")
     return Aspect("balance", weight, measure, curve, states, "has more of a cast", "is more neutral")
 
 
-def _garish(weight: float, measure: Callable[[Pixels], float], curve: Curve) -> Aspect:
+def _garish(weight: float, measure: Measure, curve: Curve) -> Aspect:
     states = ("is garish", "is bold", "is natural")
     return Aspect("saturation", weight, measure, curve, states, "is more garish", "is more natural")
 
@@ -135,7 +135,7 @@ class PixelJudge:
     spread: float
 
     def __init__(
-        self, gain: float = 4.0, centre: float | None = None, spread: float | None = None, name: str | None = None
+        self, gain: float = 6.0, centre: float | None = None, spread: float | None = None, name: str | None = None
     ) -> None:
         self.gain = gain
         self.centre = self.centre if centre is None else centre

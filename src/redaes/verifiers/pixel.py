@@ -24,13 +24,11 @@ from scipy import ndimage
 from redaes.editors.operations import OPERATIONS, Family, Operation, strength_of
 from redaes.errors import UserError, nearest
 from redaes.judges import measures as m
-from redaes.judges.measures import Array, Pixels
+from redaes.judges.measures import Array, Measure, Pixels
 from redaes.records import Instruction, Verification
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Measure = Callable[[Pixels], float]
 
 
 def log_change(measure: Measure, floor: float, before: Pixels, after: Pixels) -> float:
