@@ -22,7 +22,8 @@ from redaes.errors import UserError
 from redaes.evaluation.runner import Prediction, read_evaluation
 
 STAGES = ("initial", "sft", "calibration", "grpo")
-TRAINING_STEPS = ("sft", "calibration", "grpo")
+# The nano tower's pre-training happens in the step that makes the initial model.
+TRAINING_STEPS = ("initial", "sft", "calibration", "grpo")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Give a randomly initialised vision tower its eyes, without labels; for the nano presets only.
+"""What stands in for the pre-training of the paper's backbones: nano learns to see, and to say what it sees.
 
-The paper's backbones come with a pre-trained tower. Nano's starts from random weights, and a few hundred steps of
-next-token training teach it the prior of the answers long before it looks at the picture. So the tower first learns
-to tell low-level statistics of the very patches it is given: for every image token brightness and colour, contrast,
-fine and finest detail, colour spread, from a linear head on the merger's output (the idea of regressing hand-made
-features, MaskFeat, Wei et al. 2022). No judge, no score and no edit is involved; the head is thrown away.
+A few hundred steps of comparative SFT from random weights teach a model the prior of the answers long before it looks
+at a picture. So two label-free lessons come first, for the nano presets only:
+
+1. the *tower* learns to tell low-level statistics of the very patches it is given: for every image token brightness
+   and colour, contrast, fine and finest detail, colour spread, from a linear head on the merger's output (regressing
+   hand-made features: MaskFeat, Wei et al. 2022); the head is thrown away;
+2. the *whole model* learns to describe a photograph: the same statistics of the whole picture, each as a digit, its
+   rank among all pictures. No judge, no score and no edit is involved in either.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +17,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from redaes.models.forward import answer_logprobs
 from redaes.models.processor import VisionTextProcessor
+
+DESCRIBE = "Describe this photograph in numbers."
+NAMES = ("red", "green", "blue", "contrast", "darkest", "brightest", "detail", "noise", "colour")
 
 
 def patch_statistics(pixels: Tensor, patch: int, merge: int) -> Tensor:
@@ -95,6 +102,66 @@ def pretrain_tower(
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if progress is not None:
+            progress(step + 1, losses[-1])
+    return sum(losses[-max(1, steps // 10) :]) / max(1, steps // 10)
+
+
+def descriptions(processor: VisionTextProcessor, images: Sequence[Image], patch: int, merge: int) -> list[str]:
+    """For each image its statistics as digits 0-9, ten equally filled bins over all the images, in a fixed order."""
+    tokens = processor.tokens_per_image
+    values = []
+    for start in range(0, len(images), 64):
+        pixels, _ = processor.pixels(images[start : start + 64])
+        values.append(patch_statistics(pixels, patch, merge).view(-1, tokens, len(NAMES)).mean(1))
+    ranks = torch.cat(values).argsort(0).argsort(0)
+    digits = (ranks * 10 // len(images)).tolist()
+    return ["".join(f"{name} {digit}, " for name, digit in zip(NAMES, row, strict=True))[:-2] for row in digits]
+
+
+def pretrain_description(
+    model: Any,
+    processor: VisionTextProcessor,
+    images: Sequence[Image],
+    steps: int,
+    *,
+    batch_size: int = 16,
+    lr: float = 2e-3,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
+) -> float:
+    """Train the whole model in place to describe photographs in numbers.
+
+    Args:
+        model: a nano model.
+        processor: its processor.
+        images: training photographs and their edits.
+        steps: optimiser steps.
+        batch_size: images a step.
+        lr: peak learning rate.
+        seed: of the order of images.
+        progress: called with (step, loss).
+
+    Returns:
+        The mean negative log-likelihood of an answer's token at the end, in nats.
+    """
+    vision = model.config.vision_config
+    answers = descriptions(processor, images, vision.patch_size, vision.spatial_merge_size)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    losses = []
+    for step in range(steps):
+        chosen = torch.randint(len(images), (batch_size,), generator=generator).tolist()
+        batch = processor.batch([[images[i]] for i in chosen], [DESCRIBE] * batch_size, [answers[i] for i in chosen])
+        logps, _, mask = answer_logprobs(model, batch)
+        loss = -(logps * mask).sum() / mask.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
