@@ -26,25 +26,28 @@ def build(
         photos: folder of your own photographs instead of the config's source; they are split at random by photograph.
         seed: override the config's seed.
         workers: processes; default one per core. It does not change a byte of the dataset.
-        set: override any key, e.g. --set '[sources.train=50,groups.train=5]'.
-        overwrite: replace a dataset of another configuration.
+        set: override any key of the config, e.g. --set sources.train=50 --set groups.train=5 --set judges.0=pixel/tone.
+        overwrite: replace a finished dataset, whatever it was made of.
     """
     from redaes.engine.build import build as build_dataset
     from redaes.engine.config import load_config
     from redaes.engine.runners import ProcessRunner
     from redaes.presets import resolve_config
 
+    replace: dict[str, Any] = {}
     overrides = list(set or [])
     if photos:
-        overrides += [f"source={{class_path: folder, init_args: {{root: {json.dumps(photos)}}}}}"]
-        overrides += ["split.test=[]", "split.validation=[]"]
+        root = photos.replace("${", "\\${")  # a name, not an interpolation
+        replace["source"] = {"class_path": "folder", "init_args": {"root": root}}
+        overrides = ["split.test=[]", "split.validation=[]", *overrides]
     if seed is not None:
         overrides.append(f"seed={seed}")
-    loaded = load_config(resolve_config(config), overrides)
+    loaded = load_config(resolve_config(config), overrides, replace)
     with _Progress() as progress:
-        info = build_dataset(loaded, Path(output), ProcessRunner(workers), progress, overwrite)
-    counts = info["counts"]
-    print(f"{output}: {counts['sources']} sources, {counts['pairs']} pairs, {counts['groups']} groups")
+        built = build_dataset(loaded, Path(output), ProcessRunner(workers), progress, overwrite)
+    counts = built.info["counts"]
+    news = " (already built)" if built.already else ""
+    print(f"{output}: {counts['sources']} sources, {counts['pairs']} pairs, {counts['groups']} groups{news}")
 
 
 def status(dataset: str, format: Literal["table", "json"] = "table") -> None:

@@ -3,11 +3,11 @@
 [P] marks the paper's values, [O] ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from redaes.errors import UserError, nearest
 from redaes.registry import PluginSpec
@@ -44,6 +44,17 @@ class FaultSettings(Settings):
     )
     strength: tuple[float, float] = Field((0.4, 1.3), description="drawn uniformly from this range")
 
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        from redaes.editors.operations import OPERATIONS
+
+        for category in self.categories:
+            if category not in OPERATIONS:
+                raise ValueError(f"unknown fault {category!r} ({nearest(category, OPERATIONS)})")
+        if self.share > 0 and not self.categories:
+            raise ValueError("categories is empty; name faults, or set share to 0")
+        return self
+
 
 class SourceSettings(Settings):
     """How sources are cut from photographs."""
@@ -54,6 +65,14 @@ class SourceSettings(Settings):
     size: int = Field(112, ge=16, description="side of a source in pixels")
     crop: tuple[float, float] = Field((0.35, 0.9), description="side of the crop as a share of the shorter side")
     faults: FaultSettings = FaultSettings()
+
+    @field_validator("crop")
+    @classmethod
+    def _within_the_photograph(cls, crop: tuple[float, float]) -> tuple[float, float]:
+        low, high = crop
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"[{low}, {high}] is no range of shares; give two numbers, 0 < low <= high <= 1")
+        return crop
 
 
 class VerificationSettings(Settings):
@@ -72,6 +91,13 @@ class GroupSettings(Settings):
     instructions: int = Field(7, ge=1, description="diverse instructions per source [P]")
     max_variants: int = Field(7, ge=1, description="variants kept at most: groups of 1 + 7 [P]")
     min_variants: int = Field(2, ge=1, description="a group with fewer is dropped [O]")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        most = min(self.instructions, self.max_variants)
+        if self.min_variants > most:
+            raise ValueError(f"min_variants is {self.min_variants}, but a group has at most {most} variants")
+        return self
 
 
 class EngineConfig(Settings):
@@ -109,19 +135,31 @@ class EngineConfig(Settings):
         return self.verification.min_passing or -(-4 * len(self.editors) // 5)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> EngineConfig:
-    """Read a YAML file and apply `key.sub=value` overrides.
+def load_config(path: Path, overrides: Sequence[str] = (), replace: Mapping[str, Any] | None = None) -> EngineConfig:
+    """Read a YAML file and apply overrides.
+
+    Args:
+        path: the file.
+        overrides: `key.sub=value`, the value as YAML; `judges.0=...` reaches into a list. A mapping is merged into
+            what is there, a plug-in (with a `class_path`) takes its place.
+        replace: values that take the place of the file's top-level keys, before the overrides.
 
     Raises:
         UserError: unreadable file, bad override, unknown key (with the nearest) or bad value.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        values: Any = OmegaConf.to_container(merged, resolve=True)
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise UserError(f"{path} is a list; a configuration is a mapping of keys to values")
+        for key, value in (replace or {}).items():
+            OmegaConf.update(config, key, value, merge=False)
+        for override in overrides:
+            _override(config, override)
+        values: Any = OmegaConf.to_container(config, resolve=True)
     except (OSError, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     try:
@@ -130,13 +168,33 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> EngineConfig:
         raise UserError(f"{path}: {_first_problem(error)}") from error
 
 
+def _override(config: Any, override: str) -> None:
+    """Set one key of a configuration, in place."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    key, equals, text = override.partition("=")
+    if not (key and equals):
+        raise UserError(f"override {override!r} sets nothing; write KEY=VALUE, such as sources.train=50")
+    try:
+        value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload,index]
+        OmegaConf.update(config, key, value, merge=not (isinstance(value, dict) and "class_path" in value))
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UserError(f"override {override!r}: {str(error).splitlines()[0]}") from error
+
+
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    """One line on the most telling of pydantic's complaints: a misspelt key explains a missing one."""
+    problem = min(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     where = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(where[:-1])
-        return f"unknown key {'.'.join(where)!r} ({nearest(where[-1], known)})"
-    return f"{'.'.join(where) or 'configuration'}: {problem['msg']} (got {problem['input']!r:.80})"
+        known = [".".join([*where[:-1], name]) for name in _fields_at(where[:-1])]
+        return f"unknown key {'.'.join(where)!r} ({nearest('.'.join(where), known)})"
+    place = f"{'.'.join(where)}: " if where else ""
+    if problem["type"] == "value_error":
+        return place + problem["msg"].removeprefix("Value error, ")
+    return f"{place}{problem['msg']} (got {problem['input']!r:.80})"
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:

@@ -2,9 +2,14 @@
 
 import multiprocessing
 import os
+import signal
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.connection import wait
 from typing import Protocol, TypeVar, runtime_checkable
 
 from redaes.errors import UserError
@@ -23,7 +28,12 @@ class Runner(Protocol):
 
 
 class SerialRunner:
-    """One after the other, in this process."""
+    """One after the other, in this process.
+
+    Example:
+        >>> list(SerialRunner().map(abs, [-1, 2, -3]))
+        [1, 2, 3]
+    """
 
     def map(self, job: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield `job(item)` for every item, in order."""
@@ -31,32 +41,59 @@ class SerialRunner:
 
 
 class ProcessRunner:
-    """In several processes, each with one thread.
+    """In several processes, each with one thread. They end with this process, however it ends.
 
     Args:
-        workers: processes; None takes one per core.
+        workers: processes; None takes one per core that this process may use.
+
+    Raises:
+        UserError: fewer than one worker.
     """
 
     def __init__(self, workers: int | None = None) -> None:
         if workers is not None and workers < 1:
             raise UserError(f"workers is {workers}; give 1 or more")
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = workers or _cores()
 
     def map(self, job: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Yield `job(item)` for every item, in order; at most a few items per worker are in flight."""
+        """Yield `job(item)` for every item, in order; at most a few items per worker are in flight.
+
+        Raises:
+            UserError: a worker was killed from outside.
+        """
         remaining = iter(items)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_one_thread) as pool:
-            flight: list[Future[R]] = [pool.submit(job, item) for item in islice(remaining, 4 * self.workers)]
+        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin_worker) as pool:
+            flight: deque[Future[R]] = deque(pool.submit(job, item) for item in islice(remaining, 4 * self.workers))
             try:
                 while flight:
-                    yield flight.pop(0).result()
-                    flight += [pool.submit(job, item) for item in islice(remaining, 1)]
+                    yield flight.popleft().result()
+                    flight.extend(pool.submit(job, item) for item in islice(remaining, 1))
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker was killed, often for want of memory; run the same command again to go on, "
+                    f"with fewer workers than {self.workers}"
+                ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
-    """Let numpy's libraries use one thread: the processes are the parallelism."""
+def _cores() -> int:
+    """Cores this process may use; fewer than the machine has in a container or under `taskset`."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _begin_worker() -> None:
+    """One thread for numpy's libraries, deaf to Ctrl-C (the parent tells it), gone when the parent is."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's workers wait for work forever when their parent is killed; this ends them, in the middle of an item."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -15,12 +15,14 @@ Images come in and go out as Pillow images; records name them by id.
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redaes.editors import Editor
 from redaes.engine.config import EngineConfig, FaultSettings, SourceSettings
+from redaes.errors import UserError
 from redaes.fusion import Fusion
 from redaes.instructors import Instructor
 from redaes.judges import Judge
@@ -36,7 +38,7 @@ from redaes.records import (
     Verdict,
     Verification,
 )
-from redaes.registry import create
+from redaes.registry import PluginSpec, create
 from redaes.verifiers import Verifier
 
 if TYPE_CHECKING:
@@ -66,14 +68,30 @@ class Crew:
 
     @classmethod
     def from_config(cls, config: EngineConfig) -> "Crew":
-        """Create every plug-in that the configuration names."""
+        """Create every plug-in that the configuration names.
+
+        Raises:
+            UserError: an unknown plug-in or setting, or two of a kind with the same name: the records and Tab. 8 and 9
+                could not tell them apart.
+        """
         return cls(
-            editors=tuple(create("editors", s) for s in config.editors),
-            judges=tuple(create("judges", s) for s in config.judges),
-            verifiers=tuple(create("verifiers", s) for s in config.verifiers),
+            editors=_distinct("editors", config.editors),
+            judges=_distinct("judges", config.judges),
+            verifiers=_distinct("verifiers", config.verifiers),
             instructor=create("instructors", config.instructor),
             fusion=create("fusion", config.fusion),
         )
+
+
+def _distinct(kind: str, specs: Sequence[PluginSpec]) -> tuple[Any, ...]:
+    """The plug-ins of one kind, each with a name of its own."""
+    made = tuple(create(kind, spec) for spec in specs)
+    for name, count in Counter(plugin.name for plugin in made).items():
+        if count > 1:
+            raise UserError(
+                f"{kind}: {count} are called {name!r}; give each a name: {{class_path: ..., init_args: {{name: ...}}}}"
+            )
+    return made
 
 
 @dataclass(frozen=True)
