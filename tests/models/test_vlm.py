@@ -91,8 +91,10 @@ def test_a_merged_adapter_has_the_adapters_numbers(checkpoint, photos, tmp_path)
 def test_export_replaces_an_older_checkpoint_and_leaves_nothing_behind(nano, checkpoint):
     model, processor = nano
     (checkpoint / "stale.txt").write_text("old")
+    (checkpoint / "README.md").write_text("# The card")
     export(model, processor, checkpoint)
     assert not (checkpoint / "stale.txt").exists()
+    assert (checkpoint / "README.md").read_text() == "# The card"
     assert [p.name for p in checkpoint.parent.iterdir()] == ["model"]
 
 

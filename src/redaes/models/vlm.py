@@ -176,7 +176,7 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
     Args:
         model: a model from `open_model`; its weights are not changed.
         processor: its processor.
-        path: the directory to write; an existing checkpoint there is replaced.
+        path: the directory to write; an existing checkpoint there is replaced, its model card (README.md) kept.
         dtype: `bfloat16` or `float16` to store smaller weights; None keeps the model's.
     """
     import copy
@@ -200,6 +200,8 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
         processor.save_pretrained(temporary)
         temporary.chmod(0o755)
         if target.exists():
+            if (card := target / "README.md").is_file():
+                shutil.copy2(card, temporary)
             old = temporary.with_name(temporary.name + ".old")
             os.replace(target, old)
             os.replace(temporary, target)
