@@ -106,7 +106,9 @@ def test_status_tells_the_funnel_and_the_tables(built: Path) -> None:
     shown = redaes(built.parent, "data", "status", "out").stdout
     for words in ("Funnel", "Tab. 8", "Tab. 9", "procedural/tone", "pixel/detail | pixel/tone"):
         assert words in shown
-    assert str(manifest["counts"]["pairs"]) in shown
+    stages = re.findall(r"│ ([a-z ]+?) +│ +(\d+) +│", shown)
+    assert [name for name, _ in stages][:3] == ["sources", "pair edits", "pair edits verified"]
+    assert dict(stages)["pairs"] == str(manifest["counts"]["pairs"])
 
 
 def test_a_persons_own_photographs_take_the_place_of_any_source(place: Path) -> None:

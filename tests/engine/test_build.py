@@ -19,6 +19,7 @@ from redaes.engine.config import EngineConfig, load_config
 from redaes.engine.plan import plan_jobs, sample_calibration, split_photographs
 from redaes.engine.runners import ProcessRunner, SerialRunner
 from redaes.engine.stages import choose
+from redaes.engine.statistics import FUNNEL
 from redaes.engine.work import OpenPhotographs
 from redaes.errors import UserError
 from redaes.fusion import ConsensusFusion
@@ -154,6 +155,7 @@ def test_every_image_a_record_names_is_there_and_no_other(dataset):
 
 def test_the_statistics_are_those_of_the_records(dataset):
     statistics = dataset.info["statistics"]
+    assert set(statistics["funnel"]) == set(FUNNEL)
     made = [e for e in edits(dataset) if e.verifications]
     for editor, row in statistics["verification"].items():
         rows = [e for e in made if e.editor == editor]

@@ -92,6 +92,37 @@ def test_the_workers_end_when_their_parent_is_killed(tmp_path):
     assert not any(map(is_alive, workers))
 
 
+def test_an_interrupted_run_says_it_once(tmp_path):
+    """A terminal interrupts the workers too, the idle one among them; only the parent has something to say."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import time\n"
+        "from redaes.engine.runners import ProcessRunner\n"
+        "def work(item):\n"
+        "    time.sleep(item)\n"
+        "if __name__ == '__main__':\n"
+        "    results = ProcessRunner(2).map(work, [0, 0, 0, 2.0])\n"
+        "    try:\n"
+        "        for _ in results:\n"
+        "            print('done', flush=True)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted', flush=True)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    assert list(islice(parent.stdout, 3)) == ["done\n"] * 3
+    time.sleep(1.0)
+    os.killpg(parent.pid, signal.SIGINT)
+    said, complained = parent.communicate()
+    assert (said, complained) == ("interrupted\n", "")
+
+
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

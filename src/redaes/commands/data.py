@@ -73,9 +73,11 @@ def status(dataset: str, format: Literal["table", "json"] = "table") -> None:
 def _tables(statistics: dict[str, Any]) -> "list[Table]":
     from rich.table import Table
 
+    from redaes.engine.statistics import FUNNEL
+
     funnel = Table("stage", "kept", title="Funnel", title_justify="left")
-    for name, count in statistics["funnel"].items():
-        funnel.add_row(name.replace("_", " "), str(count))
+    for name in FUNNEL:
+        funnel.add_row(name.replace("_", " "), str(statistics["funnel"][name]))
     editors = Table("editor", "VIEScore mean", "success rate", title="Verification (Tab. 8)", title_justify="left")
     for name, row in statistics["verification"].items():
         editors.add_row(name, f"{row['mean']:.2f}", f"{row['success_rate']:.1%}")

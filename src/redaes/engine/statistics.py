@@ -8,6 +8,20 @@ from typing import Any
 from redaes.engine.stages import all_better, mean_verification, same_direction
 from redaes.records import Edit, GroupRecord, PairRecord, ScoreRecord
 
+# The funnel from its wide end: first the pairs' way, then the groups'. A manifest's keys are sorted and cannot say it.
+FUNNEL = (
+    "sources",
+    "pair_edits",
+    "pair_edits_verified",
+    "sources_with_enough_verified",
+    "pair_edits_judged",
+    "pair_edits_unanimously_better",
+    "pairs",
+    "group_edits",
+    "group_edits_unanimous",
+    "groups",
+)
+
 
 def dataset_statistics(
     scores: Sequence[ScoreRecord], edits: Sequence[Edit], pairs: Sequence[PairRecord], groups: Sequence[GroupRecord]
