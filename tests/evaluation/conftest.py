@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from a_finished_run import write_run
+from tests.evaluation.a_finished_run import write_run
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from a_finished_run import HOSTILE, NOISE
+from tests.evaluation.a_finished_run import HOSTILE, NOISE
 
 from redaes.errors import UserError
 from redaes.evaluation.report import write_report
