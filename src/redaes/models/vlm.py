@@ -198,7 +198,10 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
     try:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
+        # Readable by others, as other files are; temporary folders and safetensors are made for their owner alone.
         temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
         if target.exists():
             if (card := target / "README.md").is_file():
                 shutil.copy2(card, temporary)
