@@ -15,8 +15,8 @@ def init(
     seed: int = 0,
     hidden: int = 128,
     layers: int = 4,
-    tower_steps: int = 150,
-    description_steps: int = 250,
+    tower_steps: int = 300,
+    description_steps: int = 0,
 ) -> None:
     """Make a nano model as an ordinary checkpoint directory: a tokenizer, and weights that can see.
 
