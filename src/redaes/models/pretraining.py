@@ -89,16 +89,30 @@ def pretrain_tower(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = torch.nn.Linear(vision.out_hidden_size, targets.shape[1])
-    parameters = [*tower.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    losses = []
-    for step in range(steps):
+
+    def loss() -> Tensor:
         chosen = torch.randint(len(images), (batch_size,), generator=generator).tolist()
         pixels, grid = processor.pixels([images[i] for i in chosen])
         truth = (patch_statistics(pixels, vision.patch_size, vision.spatial_merge_size) - mean) / deviation
         tokens = torch.cat(list(model.model.get_image_features(pixels, grid, return_dict=True).pooler_output))
-        loss = torch.nn.functional.mse_loss(head(tokens), truth)
+        return torch.nn.functional.mse_loss(head(tokens), truth)
+
+    return _descend([*tower.parameters(), *head.parameters()], loss, steps, lr, progress)
+
+
+def _descend(
+    parameters: list[torch.nn.Parameter],
+    loss_of_a_batch: Callable[[], Tensor],
+    steps: int,
+    lr: float,
+    progress: Callable[[int, float], None] | None,
+) -> float:
+    """AdamW with a one-cycle schedule and clipped gradients; returns the mean loss of the last tenth of the steps."""
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    losses = []
+    for step in range(steps):
+        loss = loss_of_a_batch()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -151,20 +165,11 @@ def pretrain_description(
     vision = model.config.vision_config
     answers = descriptions(processor, images, vision.patch_size, vision.spatial_merge_size)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    losses = []
-    for step in range(steps):
+
+    def loss() -> Tensor:
         chosen = torch.randint(len(images), (batch_size,), generator=generator).tolist()
         batch = processor.batch([[images[i]] for i in chosen], [DESCRIBE] * batch_size, [answers[i] for i in chosen])
         logps, _, mask = answer_logprobs(model, batch)
-        loss = -(logps * mask).sum() / mask.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if progress is not None:
-            progress(step + 1, losses[-1])
-    return sum(losses[-max(1, steps // 10) :]) / max(1, steps // 10)
+        return -(logps * mask).sum() / mask.sum()
+
+    return _descend(list(model.parameters()), loss, steps, lr, progress)
