@@ -20,7 +20,7 @@ from redaes.training.base import Optimisation, VisionLanguageModule
 
 
 class SupervisedModule(VisionLanguageModule):
-    """Next-token training on answers, with manual access to nothing: Lightning's automatic optimisation."""
+    """Next-token training on answers, with Lightning's automatic optimisation; stages 1 and 2 are its two names."""
 
     def training_step(self, batch: VisionTextBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the answer tokens, in nats."""
