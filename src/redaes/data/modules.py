@@ -4,6 +4,7 @@ Encoding needs the model's processor, which the LightningModule owns; it is fetc
 runs in the loader's workers.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class GroupBatch:
 
 
 class _Samples(Dataset[tuple[list[Image], Sample]]):
-    """Supervised samples with their images loaded; a pair may be presented swapped."""
+    """Supervised samples with their images loaded."""
 
     def __init__(self, manifest: Manifest, samples: Sequence[Sample]) -> None:
         self.manifest = manifest
@@ -195,8 +196,6 @@ class ComparativeData(_DatasetModule):
         return samples
 
     def _is_swapped(self, pair: PairRecord) -> bool:
-        import random
-
         return random.Random(f"{self.seed}/{pair.id}").random() < self.swap_prob
 
     def train_dataloader(self) -> DataLoader[Any]:
