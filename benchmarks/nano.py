@@ -7,7 +7,9 @@ Every arm is the public command line, run as a user would run it. The main arm i
 off its folders:
 
     plain_sft     stage 1 on absolute scores alone (Tab. 5, "SFT only"), as many steps, evaluated as it is
-    calibrated_plain_sft    the same, then stage 2, so that both stage-1 arms end with the same calibration
+    mixed_sft     absolute scores with PT-O1 and PT-O2 (Tab. 5, "+ PT-O1 & PT-O2"); a pair then gives four samples, not
+                  two, so twice the steps are as many epochs
+    calibrated_plain_sft    plain SFT, then stage 2, so that it ends with the same calibration as the main arm
     shuffled      stage 3 with images of different groups mixed in a batch (Tab. 2)
 
 Finished arms are not repeated: the folder under --output is reused.
@@ -64,6 +66,9 @@ def other_arms(folder: Path, seed: int) -> None:
     absolute = "--data.objectives=[absolute]"
     stage(folder, "plain_sft", "nano/sft.yaml", "initial", seed, absolute, "--data.swap_prob=0")
     evaluate(folder, "plain_sft")
+    mixed = ("--data.objectives=[absolute,compare,predict_edit]", "--data.swap_prob=0", "--trainer.max_steps=500")
+    stage(folder, "mixed_sft", "nano/sft.yaml", "initial", seed, *mixed)
+    evaluate(folder, "mixed_sft")
     stage(folder, "calibrated_plain_sft", "nano/calibration.yaml", "plain_sft/model", seed)
     evaluate(folder, "calibrated_plain_sft")
     stage(folder, "shuffled", "nano/grpo.yaml", "calibration/model", seed, "--data.batching=shuffled")
@@ -74,7 +79,7 @@ def measures(folder: Path) -> dict[str, float]:
     """The headline numbers of one seed."""
     summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))["summary"]
     values = {k: float(v) for k, v in summary.items() if isinstance(v, int | float)}
-    for arm in ("plain_sft", "calibrated_plain_sft", "shuffled"):
+    for arm in ("plain_sft", "mixed_sft", "calibrated_plain_sft", "shuffled"):
         document = json.loads((folder / "evaluation" / f"{arm}.json").read_text(encoding="utf-8"))
         values |= arm_measures(arm, document)
     return values
@@ -109,6 +114,8 @@ ROWS = {
     "srcc_shuffled": "GRPO on shuffled batches, over all images (Tab. 2)",
     "srcc_within_plain_sft": "plain SFT on absolute scores, within group (Tab. 5)",
     "srcc_plain_sft": "plain SFT on absolute scores, over all images (Tab. 5)",
+    "srcc_within_mixed_sft": "absolute scores with PT-O1 and PT-O2, within group (Tab. 5)",
+    "srcc_mixed_sft": "absolute scores with PT-O1 and PT-O2, over all images (Tab. 5)",
     "srcc_within_calibrated_plain_sft": "plain SFT then calibration, within group",
     "srcc_calibrated_plain_sft": "plain SFT then calibration, over all images",
     "parse_failure_rate_grpo": "unreadable answers after GRPO",

@@ -22,7 +22,6 @@ def noisy(deviation: float, channels: int = 3) -> Pixels:
 @settings(deadline=None, max_examples=20)
 def test_grain_in_brightness_is_about_the_deviation_put_in(deviation: float) -> None:
     assert m.luma_grain(noisy(deviation, channels=1)) == pytest.approx(deviation, rel=0.25)
-    assert m.even_grain(noisy(deviation, channels=1)) == pytest.approx(deviation, rel=0.25)
 
 
 @given(deviation=st.floats(2, 20))
@@ -53,14 +52,6 @@ def test_a_cast_is_nothing_on_grey_and_grows_with_the_tint(cast: m.Measure) -> N
     casts = [cast(Pixels(CLEAN * np.array([1 + a, 1, 1 - a], dtype=np.float32))) for a in (0, 0.1, 0.2, 0.4)]
     assert casts[0] == pytest.approx(0, abs=1e-6)
     assert casts == sorted(casts)
-
-
-def test_seams_every_eight_pixels_are_blocking_and_other_steps_are_not() -> None:
-    rng = np.random.default_rng(0)
-    seamed = rng.uniform(0.3, 0.6, (14, 14, 1)).repeat(8, 0).repeat(8, 1).repeat(3, 2)
-    other = rng.uniform(0.3, 0.6, (16, 16, 1)).repeat(7, 0).repeat(7, 1).repeat(3, 2)
-    assert m.blocking(Pixels(seamed.astype(np.float32))) > 10
-    assert m.blocking(Pixels(other.astype(np.float32))) < 1
 
 
 def test_the_same_pixels_are_measured_once() -> None:

@@ -175,10 +175,6 @@ def test_a_tint_is_not_taken_for_colour() -> None:
         assert "balance has more of a cast" in verdict.reasoning.lower()
 
 
-def test_seams_of_compression_are_seen(photo: Image.Image) -> None:
-    assert DetailJudge().compare(photo, OPERATIONS["compress"].operator(photo, 1.0, random.Random(0))).value < 0
-
-
 @pytest.mark.parametrize(
     ("judge", "spoil", "words"),
     [

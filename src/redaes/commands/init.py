@@ -15,13 +15,13 @@ def init(
     seed: int = 0,
     hidden: int = 128,
     layers: int = 4,
-    tower_steps: int = 300,
-    description_steps: int = 0,
+    tower_steps: int = 200,
+    description_steps: int = 400,
 ) -> None:
-    """Make a nano model as an ordinary checkpoint directory: a tokenizer, and weights that can see.
+    """Make a nano model as an ordinary checkpoint directory: a tokenizer, and weights that can see and describe.
 
-    From random weights it learns, without any label, to tell low-level statistics of pictures (redaes.models.
-    pretraining). Larger models need no such step: their configs name a pre-trained checkpoint to start from.
+    From random weights it learns, without any label, to tell low-level statistics of pictures, first its tower alone,
+    then the whole model in words (redaes.models.pretraining). Larger models need no such step: their configs name a pre-trained checkpoint to start from.
 
     Args:
         data: dataset folder; the tokenizer is trained on its reasonings and instructions.

@@ -65,6 +65,7 @@ class SourceSettings(Settings):
     size: int = Field(112, ge=16, description="side of a source in pixels")
     crop: tuple[float, float] = Field((0.35, 0.9), description="side of the crop as a share of the shorter side")
     faults: FaultSettings = FaultSettings()
+    vary: bool = Field(False, description="mirror, turn and recolour training sources, where photographs are few [O]")
 
     @field_validator("crop")
     @classmethod

@@ -115,6 +115,16 @@ def cut_source(photograph: "Image", settings: SourceSettings, rng: random.Random
     return add_fault(source, settings.faults, rng)
 
 
+def vary(source: "Image", rng: random.Random) -> "Image":
+    """One of the 48 pictures that mirroring, quarter turns and exchanged colour channels make of one."""
+    from PIL import Image as PILImage
+    from PIL import ImageOps
+
+    turned = source.rotate(90 * rng.randrange(4))
+    mirrored = ImageOps.mirror(turned) if rng.random() < 0.5 else turned
+    return PILImage.merge("RGB", rng.sample(mirrored.split(), 3))
+
+
 def add_fault(image: "Image", faults: FaultSettings, rng: random.Random) -> "Image":
     """With the configured probability, one fault of exposure, focus, noise or colour."""
     if rng.random() >= faults.share:

@@ -20,6 +20,7 @@ from redaes.engine.stages import (
     Variant,
     choose_pair,
     cut_source,
+    vary,
     group_candidates,
     make_group,
     pair_candidates,
@@ -109,6 +110,8 @@ class WorkOnSource:
     def _work(self, job: Job, config: EngineConfig, crew: Crew, photographs: OpenPhotographs) -> SourceResult:
         photograph = photographs.open(job.source.photograph)
         image = cut_source(photograph, config.sources, stream(config.seed, job.source.id, "cut"))
+        if config.sources.vary and job.source.split == "train":
+            image = vary(image, stream(config.seed, job.source.id, "vary"))
         scored = score_source(job.source, image, crew)
         for_pair = pair_candidates(job.source, image, crew, config) if job.pair else []
         for_group = group_candidates(job.source, image, crew, config) if job.group else []

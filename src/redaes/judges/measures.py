@@ -178,49 +178,15 @@ def worst_grain(p: Pixels) -> float:
     return max(p.value(luma_grain), p.value(chroma_grain))
 
 
-def blocking(p: Pixels) -> float:
-    """How much more brightness steps at every eighth pixel than elsewhere, as a coarse JPEG's does; points of 255."""
-    found = 0.0
-    for plane in (p.luma, p.luma.T):
-        steps = np.abs(np.diff(plane, axis=0))
-        seams = steps[7::8]
-        if seams.size:
-            found += max(0.0, float(np.median(seams) - np.median(np.delete(steps, np.s_[7::8], axis=0))))
-    return found / 2 * 255
-
-
-def grain_and_blocking(p: Pixels) -> float:
-    """What spoils even areas: noise, or the seams of compression; in points of 255."""
-    return p.value(grain) + p.value(blocking)
-
-
-def even_grain(p: Pixels) -> float:
-    """As `luma_grain`, from the half of the picture that changes least and by a median; plus half the seams."""
-    even = p.coarse_slope[1:-1, 1:-1] <= np.median(p.coarse_slope)
-    unexplained = np.abs(p.finest[even]) - 0.6 * np.sqrt(p.slope[1:-1, 1:-1][even])
-    return max(0.0, float(np.median(unexplained))) / 0.54 * 255 + 0.5 * p.value(blocking)
-
-
-def _clear_slope(p: Pixels, per_cent: float) -> float:
-    """A percentile of the slope, less what noise leaves in it, in brightness a pixel."""
+def edge_contrast(p: Pixels) -> float:
+    """Steepest 5 % of slopes less what noise leaves in them, in brightness a pixel."""
     noise = p.value(worst_grain) / 255
-    return _root(_share(p.slope, per_cent) - _NOISE_IN_SLOPE * noise**2)
+    return _root(_share(p.slope, 95) - _NOISE_IN_SLOPE * noise**2)
 
 
 def edge_sharpness(p: Pixels) -> float:
     """How steep the edges are: steepest 5 % of slopes relative to the same of a blurred copy; 1 is very soft."""
-    return _clear_slope(p, 95) / (_root(_share(p.coarse_slope, 95)) + 0.004)
-
-
-def edge_contrast(p: Pixels) -> float:
-    """Steepest 5 % of slopes, in brightness a pixel."""
-    return _clear_slope(p, 95)
-
-
-def edge_loss(p: Pixels) -> float:
-    """What a further blur takes from the stronger slopes, relative to what it leaves: 0 for a picture of fog."""
-    left = float(np.sqrt(_share(p.coarse_slope, 88)))
-    return max(0.0, _clear_slope(p, 88) - left) / (left + 0.004)
+    return p.value(edge_contrast) / (_root(_share(p.coarse_slope, 95)) + 0.004)
 
 
 def brightness(p: Pixels) -> float:
@@ -238,19 +204,9 @@ def key(p: Pixels) -> float:
     return float(np.exp(np.log(p.luma + 0.02).mean()) - 0.02)
 
 
-def clipped(p: Pixels) -> float:
-    """Share of blocks at the ends of the scale, in any channel above, in brightness below; in [0, 1]."""
-    return float(((p.blocks.max(-1) >= 0.985) | (p.block_luma <= 0.015)).mean())
-
-
 def glare(p: Pixels) -> float:
     """Mean excess of brightness over 0.85, relative to the largest possible, in [0, 1]."""
     return float((np.maximum(p.luma - 0.85, 0) / 0.15).mean())
-
-
-def burnt(p: Pixels) -> float:
-    """Glare, and the same for brightness under 0.05: where detail drowns, in [0, 1]."""
-    return p.value(glare) + float((np.maximum(0.05 - p.luma, 0) / 0.05).mean())
 
 
 def tonal_range(p: Pixels) -> float:
@@ -296,12 +252,6 @@ def balanced_saturation(p: Pixels) -> float:
 def mean_saturation(p: Pixels) -> float:
     """Mean HSV saturation, in [0, 1]."""
     return float(p.saturation.mean())
-
-
-def garishness(p: Pixels) -> float:
-    """Mean excess of saturation over 0.7, where it is light enough to show, in [0, 0.3]."""
-    excess = np.maximum(p.saturation - 0.7, 0) * (p.blocks.max(-1) > 0.25)
-    return float(excess.mean())
 
 
 def _common_tint(p: Pixels, colour: Array) -> float:

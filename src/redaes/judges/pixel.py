@@ -87,11 +87,6 @@ def _light(weight: float, measure: Measure, curve: Curve) -> Aspect:
     )
 
 
-def _extremes(weight: float, measure: Measure, curve: Curve) -> Aspect:
-    states = ("are clipped", "are partly clipped", "are intact")
-    return Aspect("extremes", weight, measure, curve, states, "are more clipped", "are less clipped")
-
-
 def _contrast(weight: float, measure: Measure, curve: Curve) -> Aspect:
     return Aspect("contrast", weight, measure, curve, ("is flat", "is fair", "is strong"), "is flatter", "is stronger")
 
@@ -103,11 +98,6 @@ def _colour(weight: float, measure: Measure, curve: Curve) -> Aspect:
 def _balance(weight: float, measure: Measure, curve: Curve) -> Aspect:
     states = ("has a cast", "leans to a tint", "is neutral")
     return Aspect("balance", weight, measure, curve, states, "has more of a cast", "is more neutral")
-
-
-def _garish(weight: float, measure: Measure, curve: Curve) -> Aspect:
-    states = ("is garish", "is bold", "is natural")
-    return Aspect("saturation", weight, measure, curve, states, "is more garish", "is more natural")
 
 
 class PixelJudge:
@@ -193,16 +183,15 @@ class DetailJudge(PixelJudge):
     """`pixel/detail`: sharpness and noise first."""
 
     name = "pixel/detail"
-    centre = 0.60
-    spread = 10.0
+    centre = 0.57
+    spread = 9.0
     aspects = (
-        _detail(0.32, m.edge_sharpness, rising(1.9, 3.0)),
-        _noise(0.18, m.grain_and_blocking, falling(6.0, 1.3)),
-        _light(0.13, m.brightness, around(0.46, 0.20)),
-        _extremes(0.10, m.burnt, falling(0.15, 1.0)),
-        _contrast(0.10, m.luma_deviation, rising(0.13, 1.8)),
-        _colour(0.11, m.balanced_saturation, rising(0.18, 1.3)),
-        _balance(0.06, m.colour_cast, falling(0.7, 1.5)),
+        _detail(0.46, m.edge_contrast, rising(0.09, 1.8)),
+        _noise(0.16, m.grain, falling(6.0, 1.3)),
+        _light(0.15, m.brightness, around(0.46, 0.28)),
+        _contrast(0.09, m.luma_deviation, rising(0.14, 1.8)),
+        _colour(0.09, m.colour_variety, rising(0.25, 1.3)),
+        _balance(0.05, m.middle_cast, falling(0.7, 1.5)),
     )
 
 
@@ -210,16 +199,15 @@ class ToneJudge(PixelJudge):
     """`pixel/tone`: exposure and contrast first."""
 
     name = "pixel/tone"
-    centre = 0.58
-    spread = 7.0
+    centre = 0.55
+    spread = 8.0
     aspects = (
-        _light(0.26, m.middle_tone, around(0.53, 0.20)),
-        _contrast(0.24, m.tonal_range, rising(0.55, 2.5)),
-        _extremes(0.08, m.clipped, falling(0.12, 1.0)),
-        _detail(0.14, m.edge_contrast, rising(0.09, 1.8)),
-        _noise(0.10, m.even_grain, falling(8.0, 1.5)),
-        _colour(0.09, m.colour_variety, rising(0.25, 1.3)),
-        _balance(0.09, m.middle_cast, falling(0.6, 1.3)),
+        _light(0.36, m.middle_tone, around(0.48, 0.28)),
+        _contrast(0.36, m.tonal_range, rising(0.55, 2.5)),
+        _detail(0.08, m.edge_contrast, rising(0.09, 1.8)),
+        _noise(0.07, m.luma_grain, falling(6.0, 1.3)),
+        _colour(0.05, m.colour_variety, rising(0.25, 1.3)),
+        _balance(0.08, m.bright_cast, falling(0.7, 1.5)),
     )
 
 
@@ -227,15 +215,13 @@ class ColourJudge(PixelJudge):
     """`pixel/colour`: colourfulness and balance first."""
 
     name = "pixel/colour"
-    centre = 0.59
-    spread = 9.0
+    centre = 0.42
+    spread = 10.0
     aspects = (
-        _colour(0.28, m.colour_distance, rising(0.20, 1.6)),
-        _balance(0.15, m.bright_cast, falling(0.7, 1.5)),
-        _garish(0.08, m.garishness, falling(0.025, 1.0)),
-        _detail(0.12, m.edge_loss, rising(0.65, 1.5)),
-        _noise(0.11, m.worst_grain, falling(7.0, 1.3)),
-        _contrast(0.09, m.quartile_range, rising(0.18, 1.3)),
-        _extremes(0.06, m.burnt, falling(0.20, 1.0)),
-        _light(0.11, m.key, around(0.34, 0.18)),
+        _colour(0.46, m.colour_distance, rising(0.20, 1.6)),
+        _balance(0.18, m.colour_cast, falling(0.7, 1.5)),
+        _detail(0.09, m.edge_contrast, rising(0.09, 1.8)),
+        _noise(0.10, m.chroma_grain, falling(6.0, 1.3)),
+        _light(0.10, m.key, around(0.36, 0.28)),
+        _contrast(0.07, m.quartile_range, rising(0.20, 1.8)),
     )

@@ -24,10 +24,13 @@ ANSWER_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 IMAGE_SIZE: dict[Family, int] = {"qwen2_5_vl": 112, "qwen3_vl": 128}
 
 CHAT_TEMPLATE = (
+    "{%- set pictures = namespace(count=0) %}"
     "{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{%- if message['content'] is string %}{{ message['content'] }}"
     "{%- else %}{%- for part in message['content'] %}"
-    "{%- if part['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- if part['type'] == 'image' %}{%- set pictures.count = pictures.count + 1 %}"
+    "{%- if add_vision_id %}{{ 'Picture ' ~ pictures.count ~ ': ' }}{%- endif %}"
+    "{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
     "{%- else %}{{ part['text'] }}{%- endif %}{%- endfor %}{%- endif %}"
     "{{ '<|im_end|>\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"

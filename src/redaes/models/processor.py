@@ -113,10 +113,16 @@ class VisionTextProcessor:
         self.image_processor.save_pretrained(path)
 
     def prompt_text(self, question: str, n_images: int = 1) -> str:
-        """The chat-formatted prompt, images first, up to where the answer begins."""
+        """The chat-formatted prompt, images first, up to where the answer begins.
+
+        Several images are told apart as `Picture 1: `, `Picture 2: `, by the switch of Qwen's own chat templates.
+        """
         content = [{"type": "image"}] * n_images + [{"type": "text", "text": question}]
         text: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": content}],
+            tokenize=False,
+            add_generation_prompt=True,
+            add_vision_id=n_images > 1,
         )
         return text
 
