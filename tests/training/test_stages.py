@@ -11,7 +11,7 @@ from redaes.data.modules import CalibrationData, ComparativeData, GroupData
 from redaes.models.vlm import Backbone, open_model
 from redaes.training.base import Optimisation
 from redaes.training.calibration import Calibration
-from redaes.training.callbacks import CompletionTable, ExportCheckpoint
+from redaes.training.callbacks import AnswerTable, CompletionTable, ExportCheckpoint
 from redaes.training.grpo import GRPO
 from redaes.training.sft import ComparativeSFT
 
@@ -64,6 +64,22 @@ def test_a_frozen_tower_does_not_move_in_stage_2_and_rankings_are_measured(datas
         assert torch.equal(parameter, before.model.visual.get_parameter(name))
     assert not torch.equal(module.model.lm_head.weight, before.lm_head.weight)
     assert 0 <= trainer.callback_metrics["val/parse_failure_rate"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "data", "objectives"),
+    [(ComparativeSFT, ComparativeData, {"compare", "predict_edit"}), (Calibration, CalibrationData, {"calibrate"})],
+)
+def test_supervised_stages_keep_a_table_of_answers_beside_what_was_expected(
+    dataset, checkpoint, tmp_path, stage, data, objectives
+):
+    module = stage(Backbone(str(checkpoint)), FAST, max_new_tokens=12)
+    options = {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    fit(module, data(str(dataset), batch_size=2), tmp_path, 4, callbacks=[AnswerTable(samples=6)], **options)
+    rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2] * (len(rows) // 2) + [4] * (len(rows) // 2)
+    assert {row["objective"] for row in rows} == objectives
+    assert all("<answer>" in row["expected"] and isinstance(row["text"], str) for row in rows)
 
 
 def grpo(checkpoint, **options):

@@ -20,8 +20,9 @@ def init(
 ) -> None:
     """Make a nano model as an ordinary checkpoint directory: a tokenizer, and weights that can see and describe.
 
-    From random weights it learns, without any label, to tell low-level statistics of pictures, first its tower alone,
-    then the whole model in words (redaes.models.pretraining). Larger models need no such step: their configs name a pre-trained checkpoint to start from.
+    From random weights it learns, without any label, to tell low-level statistics of pictures: first its tower alone,
+    then the whole model, in words (redaes.models.pretraining). Larger models need no such step: their configs name a
+    pre-trained checkpoint to start from.
 
     Args:
         data: dataset folder; the tokenizer is trained on its reasonings and instructions.

@@ -20,12 +20,12 @@ from redaes.engine.stages import (
     Variant,
     choose_pair,
     cut_source,
-    vary,
     group_candidates,
     make_group,
     pair_candidates,
     score_source,
     stream,
+    vary,
 )
 from redaes.errors import UserError
 from redaes.records import Edit, GroupRecord, PairRecord, Record, ScoreRecord
