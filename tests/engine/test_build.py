@@ -78,6 +78,20 @@ def test_another_seed_cuts_other_sources(config, dataset, tmp_path):
     assert all(before[name] != after[name] for name in sources)
 
 
+def test_training_sources_alone_are_varied_and_keep_their_pixels(config, dataset, tmp_path):
+    varied = config.model_copy(update={"sources": config.sources.model_copy(update={"vary": True})})
+    build(varied, tmp_path / "varied", SerialRunner())
+    manifest, changed = Manifest(tmp_path / "varied"), 0
+    for split in SPLITS:
+        for record in dataset.sources(split):
+            before, after = dataset.open(record.source.image), manifest.open(record.source.image)
+            if split != "train":
+                assert before == after
+            assert sorted(before.tobytes()) == sorted(after.tobytes())
+            changed += before != after
+    assert changed > 20
+
+
 def test_no_photograph_is_in_two_splits(dataset):
     seen = {split: {r.source.photograph for r in dataset.sources(split)} for split in ("train", "validation", "test")}
     assert seen == {"train": {"astronaut", "chelsea"}, "validation": {"rocket"}, "test": {"coffee"}}

@@ -12,6 +12,13 @@ def test_a_prompt_holds_one_placeholder_per_image_token(nano):
     assert ids.count(processor.image_token_id) == 2 * processor.tokens_per_image
 
 
+def test_several_images_are_told_apart_and_one_has_no_number(nano):
+    _, processor = nano
+    one, two = processor.prompt_text("Which?", 1), processor.prompt_text("Which?", 2)
+    assert "Picture" not in one
+    assert 0 < two.index("Picture 1: <|vision_start|>") < two.index("Picture 2: <|vision_start|>") < two.index("Which?")
+
+
 def test_answers_end_in_the_same_column_and_only_they_are_labelled(nano, photos):
     _, processor = nano
     answers = ["<answer>6.4</answer>", "<think>Sharp detail.</think><answer>10.0</answer>"]
