@@ -183,15 +183,15 @@ class DetailJudge(PixelJudge):
     """`pixel/detail`: sharpness and noise first."""
 
     name = "pixel/detail"
-    centre = 0.57
+    centre = 0.60
     spread = 9.0
     aspects = (
-        _detail(0.46, m.edge_contrast, rising(0.09, 1.8)),
-        _noise(0.16, m.grain, falling(6.0, 1.3)),
-        _light(0.15, m.brightness, around(0.46, 0.28)),
-        _contrast(0.09, m.luma_deviation, rising(0.14, 1.8)),
+        _detail(0.48, m.edge_contrast, rising(0.09, 1.8)),
+        _noise(0.15, m.grain, falling(6.0, 1.3)),
+        _light(0.14, m.brightness, around(0.46, 0.28)),
+        _contrast(0.10, m.luma_deviation, rising(0.14, 1.8)),
         _colour(0.09, m.colour_variety, rising(0.25, 1.3)),
-        _balance(0.05, m.middle_cast, falling(0.7, 1.5)),
+        _balance(0.04, m.middle_cast, falling(0.7, 1.5)),
     )
 
 
@@ -199,15 +199,15 @@ class ToneJudge(PixelJudge):
     """`pixel/tone`: exposure and contrast first."""
 
     name = "pixel/tone"
-    centre = 0.55
+    centre = 0.61
     spread = 8.0
     aspects = (
-        _light(0.36, m.middle_tone, around(0.48, 0.28)),
-        _contrast(0.36, m.tonal_range, rising(0.55, 2.5)),
-        _detail(0.08, m.edge_contrast, rising(0.09, 1.8)),
-        _noise(0.07, m.luma_grain, falling(6.0, 1.3)),
-        _colour(0.05, m.colour_variety, rising(0.25, 1.3)),
-        _balance(0.08, m.bright_cast, falling(0.7, 1.5)),
+        _light(0.37, m.middle_tone, around(0.48, 0.28)),
+        _contrast(0.37, m.tonal_range, rising(0.55, 2.5)),
+        _detail(0.09, m.edge_contrast, rising(0.09, 1.8)),
+        _noise(0.05, m.luma_grain, falling(6.0, 1.3)),
+        _colour(0.06, m.colour_variety, rising(0.25, 1.3)),
+        _balance(0.06, m.bright_cast, falling(0.7, 1.5)),
     )
 
 
@@ -215,13 +215,13 @@ class ColourJudge(PixelJudge):
     """`pixel/colour`: colourfulness and balance first."""
 
     name = "pixel/colour"
-    centre = 0.42
-    spread = 10.0
+    centre = 0.48
+    spread = 9.0
     aspects = (
-        _colour(0.46, m.colour_distance, rising(0.20, 1.6)),
+        _colour(0.48, m.colour_distance, rising(0.20, 1.6)),
         _balance(0.18, m.colour_cast, falling(0.7, 1.5)),
         _detail(0.09, m.edge_contrast, rising(0.09, 1.8)),
-        _noise(0.10, m.chroma_grain, falling(6.0, 1.3)),
+        _noise(0.07, m.chroma_grain, falling(6.0, 1.3)),
         _light(0.10, m.key, around(0.36, 0.28)),
-        _contrast(0.07, m.quartile_range, rising(0.20, 1.8)),
+        _contrast(0.08, m.quartile_range, rising(0.20, 1.8)),
     )
