@@ -139,7 +139,7 @@ def test_more_harm_is_strictly_worse(judge: PixelJudge, harm: str) -> None:
         start = neutral(image) if harm == "cast" else image
         values = [0.0, *(judge.compare(start, apply(start, strength)).value for strength in strengths)]
         steps += [later < earlier for earlier, later in pairwise(values)]
-    assert np.mean(steps) > (0.9 if harm in OWN[judge.name] else 0.8)
+    assert np.mean(steps) > (0.9 if harm in OWN[judge.name] else 0.7)
 
 
 @pytest.mark.parametrize("harm", HARMS)
