@@ -1,6 +1,14 @@
 """`--slow` includes the tests that take long: fresh environments, whole trainings."""
 
+import signal
+
 import pytest
+
+
+def pytest_configure() -> None:
+    """A job started in the background is deaf to Ctrl-C, and so are its children; some tests press it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
