@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from redaes.models.forward import answer_logprobs, branch_logprobs, image_features, mrope_positions
+from redaes.models.forward import (
+    answer_logprobs,
+    branch_logprobs,
+    image_features,
+    join_features,
+    mrope_positions,
+    split_features,
+)
 from redaes.models.processor import VisionTextBatch
 from redaes.prompts import render
 
@@ -86,6 +93,19 @@ def test_features_computed_once_change_nothing(nano, photos):
     batch = processor.batch([[p] for p in photos[:3]], [render("score")] * 3, ANSWERS)
     features = image_features(model, batch)
     torch.testing.assert_close(answer_logprobs(model, batch, features=features)[0], answer_logprobs(model, batch)[0])
+
+
+def test_features_of_single_images_serve_any_batch(nano, photos):
+    """Kept once per image, joined in another order, without the pixels: the same numbers."""
+    model, processor = nano
+    with torch.no_grad():
+        seen = split_features(image_features(model, processor.batch([[p] for p in photos[:3]], [render("score")] * 3)))
+        pictures = [[2, 0], [1, 2], [0, 1]]
+        whole = processor.batch([[photos[i] for i in row] for row in pictures], [render("compare")] * 3, ANSWERS)
+        blind = processor.batch_without_pixels([2] * 3, [render("compare")] * 3, ANSWERS)
+        expected, _, mask = answer_logprobs(model, whole)
+        given, _, _ = answer_logprobs(model, blind, features=join_features([seen[i] for row in pictures for i in row]))
+    torch.testing.assert_close(given[mask], expected[mask], atol=1e-5, rtol=0)
 
 
 def test_a_frozen_tower_keeps_no_graph(nano, photos):

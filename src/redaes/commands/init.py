@@ -15,13 +15,13 @@ def init(
     seed: int = 0,
     hidden: int = 128,
     layers: int = 4,
-    tower_steps: int = 200,
+    tower_steps: int = 400,
     description_steps: int = 400,
 ) -> None:
     """Make a nano model as an ordinary checkpoint directory: a tokenizer, and weights that can see and describe.
 
     From random weights it learns, without any label, to tell low-level statistics of pictures: first its tower alone,
-    then the whole model, in words (redaes.models.pretraining). Larger models need no such step: their configs name a
+    then its language part, in words (redaes.models.pretraining). Larger models need no such step: their configs name a
     pre-trained checkpoint to start from.
 
     Args:

@@ -6,8 +6,11 @@ at a picture. So two label-free lessons come first, for the nano presets only:
 1. the *tower* learns to tell low-level statistics of the very patches it is given: for every image token brightness
    and colour, contrast, fine and finest detail, colour spread, from a linear head on the merger's output (regressing
    hand-made features: MaskFeat, Wei et al. 2022); the head is thrown away;
-2. the *whole model* learns to describe a photograph: the same statistics of the whole picture, each as a digit, its
+2. the *language part* learns to describe a photograph: the same statistics of the whole picture, each as a digit, its
    rank among all pictures. No judge, no score and no edit is involved in either.
+
+The tower rests in the second lesson. Trained along, it specialises on the few photographs there are: a linear model of
+its features, fitted to the calibration set, then orders groups of unseen photographs worse (0.69 instead of 0.85).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +20,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from redaes.models.forward import answer_logprobs
+from redaes.models.forward import answer_logprobs, join_features, split_features
 from redaes.models.processor import VisionTextProcessor
 
 DESCRIBE = "Describe this photograph in numbers."
@@ -61,7 +64,7 @@ def pretrain_tower(
     images: Sequence[Image],
     steps: int,
     *,
-    batch_size: int = 32,
+    batch_size: int = 16,
     lr: float = 2e-3,
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
@@ -124,15 +127,13 @@ def _descend(
     return sum(losses[-max(1, steps // 10) :]) / max(1, steps // 10)
 
 
-def descriptions(processor: VisionTextProcessor, images: Sequence[Image], patch: int, merge: int) -> list[str]:
-    """For each image its statistics as digits 0-9, ten equally filled bins over all the images, in a fixed order."""
-    tokens = processor.tokens_per_image
-    values = []
-    for start in range(0, len(images), 64):
-        pixels, _ = processor.pixels(images[start : start + 64])
-        values.append(patch_statistics(pixels, patch, merge).view(-1, tokens, len(NAMES)).mean(1))
-    ranks = torch.cat(values).argsort(0).argsort(0)
-    digits = (ranks * 10 // len(images)).tolist()
+def descriptions(statistics: Tensor) -> list[str]:
+    """For each image its statistics as digits 0-9, ten equally filled bins over all the images, in a fixed order.
+
+    Args:
+        statistics: (images, 9), of whole images.
+    """
+    digits = (statistics.argsort(0).argsort(0) * 10 // len(statistics)).tolist()
     return ["".join(f"{name} {digit}, " for name, digit in zip(NAMES, row, strict=True))[:-2] for row in digits]
 
 
@@ -147,7 +148,9 @@ def pretrain_description(
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
 ) -> float:
-    """Train the whole model in place to describe photographs in numbers.
+    """Train the language part of `model` in place to describe photographs in numbers.
+
+    The tower looks at every image once.
 
     Args:
         model: a nano model.
@@ -162,14 +165,27 @@ def pretrain_description(
     Returns:
         The mean negative log-likelihood of an answer's token at the end, in nats.
     """
-    vision = model.config.vision_config
-    answers = descriptions(processor, images, vision.patch_size, vision.spatial_merge_size)
+    features, statistics = _looked_at(model, processor, images)
+    answers = descriptions(statistics)
     generator = torch.Generator().manual_seed(seed)
 
     def loss() -> Tensor:
         chosen = torch.randint(len(images), (batch_size,), generator=generator).tolist()
-        batch = processor.batch([[images[i]] for i in chosen], [DESCRIBE] * batch_size, [answers[i] for i in chosen])
-        logps, _, mask = answer_logprobs(model, batch)
+        batch = processor.batch_without_pixels([1] * batch_size, [DESCRIBE] * batch_size, [answers[i] for i in chosen])
+        logps, _, mask = answer_logprobs(model, batch, features=join_features([features[i] for i in chosen]))
         return -(logps * mask).sum() / mask.sum()
 
-    return _descend(list(model.parameters()), loss, steps, lr, progress)
+    return _descend(list(model.model.language_model.parameters()), loss, steps, lr, progress)
+
+
+@torch.no_grad()
+def _looked_at(model: Any, processor: VisionTextProcessor, images: Sequence[Image]) -> tuple[list[Any], Tensor]:
+    """The tower's features of every image, and its statistics: (images, 9)."""
+    vision = model.config.vision_config
+    features, statistics = [], []
+    for start in range(0, len(images), 64):
+        pixels, grid = processor.pixels(images[start : start + 64])
+        features += split_features(model.model.get_image_features(pixels, grid, return_dict=True))
+        rows = patch_statistics(pixels, vision.patch_size, vision.spatial_merge_size)
+        statistics.append(rows.view(len(grid), -1, len(NAMES)).mean(1))
+    return features, torch.cat(statistics)

@@ -9,7 +9,7 @@ for training, for rollouts and for scoring alike. Prompts are never truncated.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -164,7 +164,21 @@ class VisionTextProcessor:
             questions: B questions.
             answers: B answers to learn, or None to encode prompts for generation.
         """
-        prompts = [self.prompt_ids(q, len(i)) for q, i in zip(questions, images, strict=True)]
+        pixel_values, grid = self.pixels([image for sample in images for image in sample])
+        encoded = self.batch_without_pixels([len(sample) for sample in images], questions, answers)
+        return replace(encoded, pixel_values=pixel_values, image_grid_thw=grid)
+
+    def batch_without_pixels(
+        self, counts: Sequence[int], questions: Sequence[str], answers: Sequence[str] | None = None
+    ) -> VisionTextBatch:
+        """Encode B samples whose image features are at hand; `pixel_values` is empty, all else as in `batch`.
+
+        Args:
+            counts: how many images each sample has.
+            questions: B questions.
+            answers: B answers to learn, or None to encode prompts for generation.
+        """
+        prompts = [self.prompt_ids(q, n) for q, n in zip(questions, counts, strict=True)]
         replies = [self.answer_ids(a) for a in answers] if answers is not None else [[] for _ in prompts]
         length = max(len(p) + len(r) for p, r in zip(prompts, replies, strict=True))
         ids = torch.full((len(prompts), length), self.pad_id)
@@ -176,13 +190,13 @@ class VisionTextProcessor:
             mask[row, length - len(tokens) :] = 1
             if reply:
                 labels[row, length - len(reply) :] = tokens[len(prompt) :]
-        pixel_values, grid = self.pixels([image for sample in images for image in sample])
+        side = self.image_size // self.image_processor.patch_size
         return VisionTextBatch(
             input_ids=ids,
             attention_mask=mask,
             mm_token_type_ids=(ids == self.image_token_id).long() * mask,
-            pixel_values=pixel_values,
-            image_grid_thw=grid,
+            pixel_values=torch.empty(0),
+            image_grid_thw=torch.tensor([[1, side, side]]).expand(sum(counts), 3),
             labels=labels if answers is not None else None,
         )
 
