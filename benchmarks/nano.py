@@ -124,6 +124,34 @@ ROWS = {
 }
 
 
+QUESTIONS = (
+    ("GRPO ranks better than calibration", "srcc_within_grpo", "srcc_within_calibrated"),
+    ("Consistent batches rank better than shuffled ones (Tab. 2)", "srcc_within_grpo", "srcc_within_shuffled"),
+    (
+        "SFT with PT-O1 and PT-O2 ranks better than plain SFT (Tab. 5)",
+        "srcc_within_mixed_sft",
+        "srcc_within_plain_sft",
+    ),
+    (
+        "Calibration ranks better after PT-O1 and PT-O2 than after plain SFT",
+        "srcc_within_calibrated",
+        "srcc_within_calibrated_plain_sft",
+    ),
+)
+
+
+def answers(rows: list[dict[str, float]]) -> list[str]:
+    """What the seeds say to the paper's claims, within group, one line each: yes only if every seed says so."""
+    lines = []
+    for claim, better, worse in QUESTIONS:
+        gains = [row[better] - row[worse] for row in rows if better in row and worse in row]
+        if gains:
+            wins = sum(gain > 0 for gain in gains)
+            verdict = {len(gains): "yes", 0: "no, not at this scale"}.get(wins, "undecided at this scale")
+            lines.append(f"- {claim}: **{verdict}** ({statistics.fmean(gains):+.3f}; {wins} of {len(gains)} seeds).")
+    return lines
+
+
 def table(summary: dict[str, Any], rows: list[dict[str, float]], command: str) -> str:
     """The committed table, with the command that made it."""
     commit = subprocess.run(
@@ -146,7 +174,7 @@ def table(summary: dict[str, Any], rows: list[dict[str, float]], command: str) -
             cells = [f"{row[key]:.{digits}f}" for row in rows]
             mean, std = f"{summary[key]:.{digits}f}", f"{summary[key + '_std']:.{digits}f}"
             lines.append(f"| {label} | {mean} | {std} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *answers(rows)]) + "\n"
 
 
 def main() -> None:

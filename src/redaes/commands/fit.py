@@ -30,6 +30,7 @@ CHATTER = (
     "LeafSpec",
     "Checkpoint directory",
     "log_every_n_st",
+    "Using ModelCheckpoint with manual optimization",
 )
 
 

@@ -66,7 +66,7 @@ class CompletionTable(Callback):
     """Appends sampled outputs of stage 3 to `completions.jsonl`, and to a W&B table where W&B is the logger.
 
     Args:
-        every_n_steps: how often.
+        every_n_steps: how often, in rollouts.
         filename: inside the trainer's root folder.
     """
 
@@ -77,9 +77,9 @@ class CompletionTable(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write the rows of this step, if it is its turn."""
+        """Write the rows of this rollout, if it is its turn."""
         rows: list[CompletionRow] = getattr(pl_module, "completion_rows", [])
-        if rows and (trainer.global_step - 1) % self.every_n_steps == 0:
+        if rows and batch_idx % self.every_n_steps == 0:
             _write(trainer, self.filename, "train/completions", rows)
 
 
