@@ -33,9 +33,10 @@ def test_consistent_batches_hold_whole_groups_and_every_image_once(sizes, per_ba
     batches = list(sampler)
     assert len(batches) == len(sampler)
     for batch in batches:
-        groups = {g for g, _ in batch}
-        assert sorted(batch) == sorted((g, m) for g in groups for m in range(sizes[g]))
-    images = [i for b in batches for i in b]
+        groups = {g for g, _, _ in batch}
+        assert sorted(i[:2] for i in batch) == sorted((g, m) for g in groups for m in range(sizes[g]))
+        assert [position for _, _, position in batch] == list(range(len(batch)))
+    images = [i[:2] for b in batches for i in b]
     assert sorted(images) == [(g, m) for g, size in enumerate(sizes) for m in range(size)]
 
 
@@ -44,12 +45,12 @@ def test_shuffled_batches_hold_every_image_once_and_are_as_many(sizes, per_batch
     sampler = GroupBatchSampler(sizes, per_batch, "shuffled", seed=seed)
     batches = list(sampler)
     assert len(batches) == len(sampler)
-    assert sorted(i for b in batches for i in b) == [(g, m) for g, size in enumerate(sizes) for m in range(size)]
+    assert sorted(i[:2] for b in batches for i in b) == [(g, m) for g, size in enumerate(sizes) for m in range(size)]
 
 
 def test_shuffled_batches_really_mix_groups():
     sampler = GroupBatchSampler([8] * 20, 1, "shuffled")
-    assert all(len({g for g, _ in batch}) > 4 for batch in sampler)
+    assert all(len({g for g, _, _ in batch}) > 4 for batch in sampler)
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():

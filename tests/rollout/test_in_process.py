@@ -24,9 +24,13 @@ def prompts(nano):
     return nano[1].batch([[i] for i in images], questions)
 
 
+def seeds(prompts, seed):
+    return [1000 * seed + row for row in range(len(prompts.input_ids))]
+
+
 def sample(nano, prompts, seed=0, **sampling):
     model, processor = nano
-    return InProcessRollout()(model, processor, prompts, Sampling(**sampling), torch.Generator().manual_seed(seed))
+    return InProcessRollout()(model, processor, prompts, Sampling(**sampling), seeds(prompts, seed))
 
 
 def test_sampling_logprobs_are_those_of_the_training_pass(nano, prompts):
@@ -51,7 +55,7 @@ def test_greedy_equals_transformers_generate(nano, prompts):
         assert row[mask].tolist() == expected[: int(mask.sum())].tolist()
 
 
-def test_the_same_generator_gives_the_same_completions_and_another_does_not(nano, prompts):
+def test_the_same_seeds_give_the_same_completions_and_others_do_not(nano, prompts):
     first, again, other = (sample(nano, prompts, seed=s, k=3, max_new_tokens=8) for s in (0, 0, 1))
     assert torch.equal(first.tokens, again.tokens)
     assert first.texts != other.texts
@@ -89,3 +93,25 @@ def test_training_mode_survives_a_rollout(nano, prompts):
     sample(nano, prompts, max_new_tokens=2)
     assert model.training
     model.eval()
+
+
+def test_a_prompts_completions_do_not_depend_on_the_rest_of_the_batch(nano, prompts):
+    together = sample(nano, prompts, k=3, max_new_tokens=8)
+    for row in (2, 0):
+        alone = prompts.rows(torch.tensor([row]))
+        out = InProcessRollout()(*nano, alone, Sampling(k=3, max_new_tokens=8), seeds(prompts, 0)[row : row + 1])
+        assert out.texts == together.texts[3 * row : 3 * row + 3]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable(nano, prompts):
+    """Against the distribution itself: 6,000 first tokens of one prompt."""
+    model, processor = nano
+    one = prompts.rows(torch.tensor([0]))
+    out = InProcessRollout()(model, processor, one, Sampling(k=6000, max_new_tokens=1), [0])
+    logits = model(**{k: v for k, v in vars(one).items() if v is not None}).logits[0, -1].detach()
+    logits[suppressed_tokens(model)] = -torch.inf
+    expected = logits.softmax(-1)
+    counts = torch.bincount(out.tokens[:, 0], minlength=len(expected)).float()
+    often = expected > 5 / 6000
+    chi2 = ((counts - 6000 * expected)[often] ** 2 / (6000 * expected)[often]).sum()
+    assert chi2 < often.sum() + 5 * (2 * often.sum()) ** 0.5

@@ -8,7 +8,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from redaes.data.modules import CalibrationData, ComparativeData, GroupData
+from redaes.errors import UserError
 from redaes.models.vlm import Backbone, open_model
+from redaes.rollout import Completions
 from redaes.training.base import Optimisation
 from redaes.training.calibration import Calibration
 from redaes.training.callbacks import AnswerTable, CompletionTable, ExportCheckpoint
@@ -84,7 +86,8 @@ def test_supervised_stages_keep_a_table_of_answers_beside_what_was_expected(
 
 def grpo(checkpoint, **options):
     settings = {"optimisation": FAST, "k": 4, "max_new_tokens": 10, **options}
-    return GRPO(Backbone(str(checkpoint)), **settings)
+    backbone = checkpoint if isinstance(checkpoint, Backbone) else Backbone(str(checkpoint))
+    return GRPO(backbone, **settings)
 
 
 def test_stage_3_logs_every_metric_and_a_table_of_completions(dataset, checkpoint, tmp_path):
@@ -152,6 +155,91 @@ def test_several_inner_epochs_move_the_ratio_off_one(dataset, checkpoint, tmp_pa
     trainer = fit(grpo(checkpoint, inner_epochs=3, reward=reward), GroupData(str(dataset)), tmp_path, 3)
     assert trainer.global_step == 3
     assert abs(column(tmp_path, "train/ratio")[-1] - 1) > 1e-4
+
+
+def gradients_of(checkpoint, dataset, root, steps=1, rollout=None, **options):
+    reward = {"class_path": "tests.training.rewards.Brevity"}
+    optimisation = Optimisation(lr=1e-3, schedule="constant", warmup=0.0)
+    module = grpo(checkpoint, reward=reward, optimisation=optimisation, **options)
+    module.rollout = rollout or module.rollout
+    # AdamW's first step is the sign of the gradient, which tells too little: the gradient itself is compared.
+    gradients = {}
+    module.on_before_optimizer_step = lambda _: gradients.update(
+        {n: p.grad.clone() for n, p in module.model.named_parameters() if p.grad is not None}
+    )
+    fit(module, GroupData(str(dataset)), root, steps)
+    return gradients
+
+
+@pytest.mark.parametrize("aggregation", ["grpo", "dr_grpo", "dapo", "bnpo"])
+@pytest.mark.parametrize("freeze_vision", [True, False])
+def test_accumulation_gives_the_gradient_of_the_whole(dataset, checkpoint, tmp_path, aggregation, freeze_vision):
+    whole, parts = (
+        gradients_of(
+            Backbone(str(checkpoint), freeze_vision=freeze_vision),
+            dataset,
+            tmp_path / str(accumulate),
+            accumulate=accumulate,
+            aggregation=aggregation,
+        )
+        for accumulate in (1, 3)
+    )
+    assert whole.keys() == parts.keys()
+    assert any("visual" in name for name in whole) == (not freeze_vision)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
+    for name in ("loss", "entropy", "grad_norm"):
+        a, b = (column(tmp_path / folder, f"train/{name}") for folder in ("1", "3"))
+        assert a == pytest.approx(b, rel=0.05 if name == "entropy" else 1e-3, abs=1e-5)
+
+
+def test_mini_batches_are_optimiser_steps_on_their_share_of_the_images(dataset, checkpoint, tmp_path):
+    module = grpo(checkpoint, inner_epochs=2, mini_batches=3)
+    trainer = fit(module, GroupData(str(dataset)), tmp_path, 6)
+    assert trainer.global_step == 6
+    assert column(tmp_path, "train/ratio")[0] == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_sampling_pass_gives_the_old_logprobs(dataset, checkpoint, tmp_path):
+    """With a learning rate of nothing the policy stays, so that every ratio of every pass is 1."""
+    still = Optimisation(lr=0.0, weight_decay=0.0, schedule="constant", warmup=0.0)
+    fit(grpo(checkpoint, optimisation=still, inner_epochs=2, temperature=0.7), GroupData(str(dataset)), tmp_path, 2)
+    assert column(tmp_path, "train/ratio") == pytest.approx([1.0], abs=1e-5)
+    assert column(tmp_path, "train/kl") == pytest.approx([0.0], abs=1e-5)
+
+
+def test_truncated_completions_teach_nothing_where_they_are_masked(dataset, checkpoint, tmp_path):
+    gradients = gradients_of(checkpoint, dataset, tmp_path, rollout=Canned(truncated=True), mask_truncated=True)
+    assert column(tmp_path, "train/truncated_rate") == [1.0]
+    assert all((g == 0).all() for g in gradients.values())
+
+
+def test_a_loss_that_is_no_number_stops_training_and_leaves_its_batch(dataset, checkpoint, tmp_path):
+    module = grpo(checkpoint)
+    module.configure_model()
+    with torch.no_grad():
+        module.model.model.language_model.norm.weight.fill_(float("nan"))
+    module.rollout = Canned()
+    with pytest.raises(UserError, match=r"loss is nan at step 0; its batch is in .*nonfinite.json"):
+        fit(module, GroupData(str(dataset)), tmp_path, 1)
+    found = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert found["step"] == 0
+    assert all(image["texts"] == ["<answer>5.0</answer>"] * 4 for image in found["images"])
+
+
+class Canned:
+    """A rollout that says the same whatever the model's state."""
+
+    def __init__(self, truncated=False):
+        self.truncated = truncated
+
+    def __call__(self, model, processor, prompts, sampling, seeds=None, features=None):
+        ids = torch.tensor([processor.answer_ids("<answer>5.0</answer>")]).repeat(
+            len(prompts.input_ids) * sampling.k, 1
+        )
+        cut = torch.full((len(ids),), self.truncated)
+        texts = ["<answer>5.0</answer>"] * len(ids)
+        return Completions(ids, torch.ones_like(ids), torch.zeros(ids.shape), cut, texts)
 
 
 @pytest.mark.parametrize("batching", ["consistent", "shuffled"])

@@ -61,7 +61,7 @@ def select_members(
 
 
 class GroupBatchSampler:
-    """Yields batches of (group index, member index); deterministic in (seed, epoch).
+    """Yields batches of (group index, member index, position in the batch); deterministic in (seed, epoch).
 
     Args:
         sizes: number of members of each group.
@@ -100,7 +100,11 @@ class GroupBatchSampler:
     def __len__(self) -> int:
         return math.ceil(len(self.sizes) / self.groups_per_batch)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for images in self._batches():
+            yield [(group, member, position) for position, (group, member) in enumerate(images)]
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(len(self.sizes)))
         rng = random.Random(f"{self.seed}/{self.epoch}")
         if self.shuffle:

@@ -35,14 +35,16 @@ class GroupBatch:
         prompts: N encoded prompts, one image each.
         g: (N,) float, consensus differences from each image's own source.
         source_scores: (N,) float, S(x) of each image's source.
-        sets: (N,) long, comparison set of each image, 0, 1, ... in order.
+        sets: N names; images of the same name are compared in the reward.
+        positions: (N,) long, place of each image in the step's batch, which several processes may share.
         members: the N members, for logs.
     """
 
     prompts: VisionTextBatch
     g: Tensor
     source_scores: Tensor
-    sets: Tensor
+    sets: list[str]
+    positions: Tensor
     members: list[Member]
 
     def to(self, device: torch.device | str) -> Self:
@@ -51,7 +53,8 @@ class GroupBatch:
             prompts=self.prompts.to(device),
             g=self.g.to(device),
             source_scores=self.source_scores.to(device),
-            sets=self.sets.to(device),
+            sets=self.sets,
+            positions=self.positions.to(device),
             members=self.members,
         )
 
@@ -71,7 +74,9 @@ class _Samples(Dataset[tuple[list[Image], Sample]]):
         return [self.manifest.open(path) for path in sample.images], sample
 
 
-class _Members(Dataset[tuple[Image, Member]]):
+class _Members(Dataset[tuple[Image, Member, int]]):
+    """Members of groups by (group index, member index, position in the step's batch)."""
+
     def __init__(self, manifest: Manifest, groups: Sequence[Sequence[Member]]) -> None:
         self.manifest = manifest
         self.groups = groups
@@ -79,9 +84,10 @@ class _Members(Dataset[tuple[Image, Member]]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[Image, Member]:
-        member = self.groups[index[0]][index[1]]
-        return self.manifest.open(member.image), member
+    def __getitem__(self, index: tuple[int, int, int]) -> tuple[Image, Member, int]:
+        group, chosen, position = index
+        member = self.groups[group][chosen]
+        return self.manifest.open(member.image), member, position
 
 
 @dataclass(frozen=True)
@@ -98,15 +104,14 @@ class _EncodeMembers:
     processor: VisionTextProcessor
     batching: Batching
 
-    def __call__(self, items: Sequence[tuple[Image, Member]]) -> GroupBatch:
-        images, members = zip(*items, strict=True)
-        names = [m.group if self.batching == "consistent" else "" for m in members]
-        order = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    def __call__(self, items: Sequence[tuple[Image, Member, int]]) -> GroupBatch:
+        images, members, positions = zip(*items, strict=True)
         return GroupBatch(
             prompts=self.processor.batch([[i] for i in images], [render("score")] * len(images)),
             g=torch.tensor([m.g for m in members]),
             source_scores=torch.tensor([m.source_score for m in members]),
-            sets=torch.tensor([order[n] for n in names]),
+            sets=[m.group if self.batching == "consistent" else "" for m in members],
+            positions=torch.tensor(positions),
             members=list(members),
         )
 

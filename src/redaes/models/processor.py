@@ -54,6 +54,27 @@ class VisionTextBatch:
         pinned = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
         return type(self)(**pinned)
 
+    def rows(self, chosen: Tensor) -> Self:
+        """The sequences at the indices `chosen`, in their order, for a batch with one image in each.
+
+        Args:
+            chosen: (n,) long.
+
+        Raises:
+            ValueError: the batch has another number of images.
+        """
+        if len(self.image_grid_thw) != len(self.input_ids):
+            raise ValueError(
+                f"{len(self.input_ids)} sequences with {len(self.image_grid_thw)} images; one in each needed"
+            )
+        patches: list[Tensor] = list(self.pixel_values.split(self.image_grid_thw.prod(-1).tolist()))
+        taken = {
+            name: value[chosen]
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "pixel_values"
+        }
+        return replace(self, pixel_values=torch.cat([patches[i] for i in chosen.tolist()]), **taken)
+
     @property
     def answer_length(self) -> int:
         """T: the number of columns from the first answer token of any row to the end."""

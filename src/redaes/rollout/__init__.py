@@ -1,10 +1,11 @@
 """Rollouts: K sampled completions for each prompt."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from redaes.models.processor import VisionTextBatch, VisionTextProcessor
 
@@ -53,8 +54,18 @@ class Rollout(Protocol):
         processor: "VisionTextProcessor",
         prompts: "VisionTextBatch",
         sampling: Sampling,
-        generator: "Generator | None" = None,
+        seeds: Sequence[int] | None = None,
         features: Any = None,
     ) -> Completions:
-        """Sample completions; `features` are the prompts' image features if they are at hand."""
+        """Sample completions.
+
+        Args:
+            model: the policy, from `open_model`.
+            processor: its processor.
+            prompts: N prompts.
+            sampling: how completions are drawn.
+            seeds: N seeds; a prompt's completions follow from the weights, the prompt and its seed, whatever else is in
+                the batch or on other processes. None draws fresh ones.
+            features: the prompts' image features if they are at hand.
+        """
         ...

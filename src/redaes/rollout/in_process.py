@@ -5,10 +5,12 @@ never sampled (a sampled image placeholder would ask for image features that do 
 end-of-turn token or at `</answer>`, whichever comes first: nothing after the answer can change its score.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from redaes.models.forward import prefill
 from redaes.models.processor import VisionTextBatch, VisionTextProcessor
@@ -42,14 +44,14 @@ class InProcessRollout:
         processor: VisionTextProcessor,
         prompts: VisionTextBatch,
         sampling: Sampling,
-        generator: Generator | None = None,
+        seeds: Sequence[int] | None = None,
         features: Any = None,
     ) -> Completions:
         """Sample K completions of each of N prompts; see `Completions` for shapes."""
         was_training = model.training
         model.eval()
         try:
-            return self._sample(model, processor, prompts, sampling, generator, features)
+            return self._sample(model, processor, prompts, sampling, seeds, features)
         finally:
             model.train(was_training)
 
@@ -59,7 +61,7 @@ class InProcessRollout:
         processor: VisionTextProcessor,
         prompts: VisionTextBatch,
         sampling: Sampling,
-        generator: Generator | None,
+        seeds: Sequence[int] | None,
         features: Any,
     ) -> Completions:
         start = prefill(model, prompts, features)
@@ -74,9 +76,10 @@ class InProcessRollout:
         forbidden = torch.tensor(suppressed_tokens(model), device=device)
         finished = torch.zeros(rows, dtype=torch.bool, device=device)
         live = torch.arange(rows, device=device)
+        draws = _uniform(seeds, rows // sampling.k, sampling).to(device)
         tails = [""] * rows
         for step in range(sampling.max_new_tokens):
-            token, logprob = _draw(logits, forbidden, sampling.temperature, generator)
+            token, logprob = _draw(logits, forbidden, sampling.temperature, draws[live, step])
             tokens[live, step], logprobs[live, step], mask[live, step] = token, logprob, 1
             finished[live] = self._ended(processor, live.tolist(), token.tolist(), tails, device)
             keep = (~finished[live]).nonzero().squeeze(1)
@@ -108,12 +111,25 @@ class InProcessRollout:
         return torch.tensor(ends, device=device)
 
 
-def _draw(logits: Tensor, forbidden: Tensor, temperature: float, generator: Generator | None) -> tuple[Tensor, Tensor]:
-    """One token per row of (B, V) logits and its log-probability under the whole, untruncated distribution."""
+def _uniform(seeds: Sequence[int] | None, prompts: int, sampling: Sampling) -> Tensor:
+    """(N*K, max_new_tokens) numbers in [0, 1), each prompt's from its own seed."""
+    shape = (sampling.k, sampling.max_new_tokens)
+    rows = [np.random.default_rng(seed).random(shape, np.float32) for seed in seeds or [None] * prompts]
+    return torch.from_numpy(np.concatenate(rows))
+
+
+def _draw(logits: Tensor, forbidden: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per row of (B, V) logits and its log-probability under the whole, untruncated distribution.
+
+    The token is where the cumulated probability passes a (B,) uniform number: one number a token, from anywhere.
+    """
     logps = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
     allowed = logps.index_fill(-1, forbidden, float("-inf"))
     if temperature == 0:
         token = allowed.argmax(-1)
     else:
-        token = torch.multinomial(allowed.softmax(-1), 1, generator=generator).squeeze(-1)
+        cumulated = allowed.exp().cumsum(-1)
+        # A token of probability 0 adds nothing to the sum and is therefore never the first to pass the number.
+        token = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True).squeeze(-1)
+        token = token.clamp(max=logits.shape[-1] - 1)
     return token, logps.gather(-1, token[:, None]).squeeze(-1)

@@ -88,7 +88,9 @@ class VisionLanguageModule(LightningModule):
         completions = InProcessRollout()(self.model, self.processor, batch.prompts, sampling)
         scores = scores_of(completions.texts).to(batch.g.device)
         truths = torch.tensor([m.truth for m in batch.members], device=batch.g.device)
-        self.ranking.update(scores, truths, batch.g, batch.sets)
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(batch.sets))}
+        sets = torch.tensor([numbers[name] for name in batch.sets], device=batch.g.device)
+        self.ranking.update(scores, truths, batch.g, sets)
 
     def log_ranking(self) -> None:
         """Log the ranking metrics of a whole validation epoch."""

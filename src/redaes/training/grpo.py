@@ -12,13 +12,20 @@ and each prompt through the policy once per pass (`models.forward`). With one in
 printed loss is about kl_coef * KL by construction: watch reward, |advantage|, frac_zero_std and the gradient norm.
 """
 
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from redaes.data.modules import GroupBatch
-from redaes.models.forward import branch_logprobs, image_features
+from redaes.errors import UserError
+from redaes.models.forward import branch_logprobs, image_features, join_features, split_features
+from redaes.models.processor import VisionTextBatch
 from redaes.models.vlm import Backbone, bare, open_model
 from redaes.registry import PluginSpec, create
 from redaes.rewards import Reward, RewardInputs
@@ -39,7 +46,11 @@ class GRPO(VisionLanguageModule):
         k: sampled outputs per image (the paper's is 6).
         temperature: of sampling, > 0; ours.
         max_new_tokens: of a completion.
-        inner_epochs: optimiser steps on the same rollouts; ours is 1.
+        inner_epochs: passes over the same rollouts; ours is 1.
+        mini_batches: optimiser steps in one pass, each on its share of the images; ours is 1.
+        accumulate: parts in which the images of an optimiser step go through the model, to need less memory; their
+            gradients add up to that of the whole.
+        mask_truncated: leave completions that reached max_new_tokens out of the loss.
         clip_low: the ratio is clipped below at 1 - clip_low; ours.
         clip_high: the ratio is clipped above at 1 + clip_high; ours.
         kl_coef: strength of the penalty to the reference, beta of Eq. 8; 0 keeps no reference; ours is 0.04.
@@ -59,6 +70,9 @@ class GRPO(VisionLanguageModule):
         temperature: float = 1.0,
         max_new_tokens: int = 256,
         inner_epochs: int = 1,
+        mini_batches: int = 1,
+        accumulate: int = 1,
+        mask_truncated: bool = False,
         clip_low: float = 0.2,
         clip_high: float = 0.2,
         kl_coef: float = 0.04,
@@ -73,6 +87,9 @@ class GRPO(VisionLanguageModule):
         self.rollout: Rollout = create("rollouts", rollout)
         self.sampling = Sampling(k=k, temperature=temperature, max_new_tokens=max_new_tokens)
         self.inner_epochs = inner_epochs
+        self.mini_batches = mini_batches
+        self.accumulate = accumulate
+        self.mask_truncated = mask_truncated
         self.clip_low = clip_low
         self.clip_high = clip_high
         self.kl_coef = kl_coef
@@ -94,32 +111,24 @@ class GRPO(VisionLanguageModule):
         """One rollout and `inner_epochs` optimiser steps on it."""
         features = self._features(batch)
         completions = self.rollout(
-            self.model, self.processor, batch.prompts, self.sampling, self._generator(), features
+            self.model, self.processor, batch.prompts, self.sampling, self._seeds(batch), features
         )
         scores = scores_of(completions.texts).to(self.device).view(len(batch.g), -1)
         rewards = self._rewards(batch, completions, scores)
         advantages, zero_std = group_advantages(rewards, self.scale_rewards)
-        reference = self._reference_logprobs(batch, completions, features)
-        old: Tensor | None = None
+        sampled = _Sampled(
+            prompts=batch.prompts,
+            features=features,
+            tokens=completions.tokens,
+            mask=completions.mask,
+            learned=completions.mask * (~completions.truncated[:, None] if self.mask_truncated else 1),
+            advantages=advantages,
+            old=completions.logprobs if self.inner_epochs * self.mini_batches > 1 else None,
+        )
+        sampled.reference = self._reference_logprobs(sampled)
         for _ in range(self.inner_epochs):
-            logps, entropy = self._logprobs(self.model, batch, completions, features)
-            old = logps.detach() if old is None else old
-            loss, metrics = grpo_loss(
-                logprobs=logps,
-                old_logprobs=old,
-                ref_logprobs=reference,
-                advantages=advantages.flatten(),
-                mask=completions.mask,
-                clip_low=self.clip_low,
-                clip_high=self.clip_high,
-                kl_coef=self.kl_coef,
-                ratio_level=self.ratio_level,
-                aggregation=self.aggregation,
-                max_completion_length=self.sampling.max_new_tokens,
-            )
-            grad_norm = self._step(loss)
-            mean_entropy = (entropy * completions.mask).sum() / completions.mask.sum()
-            self._log({"loss": loss, "grad_norm": grad_norm, "entropy": mean_entropy, **metrics})
+            for images in torch.arange(len(batch.g)).tensor_split(min(self.mini_batches, len(batch.g))):
+                self._update(sampled.of(images), batch, completions)
         self._log(
             {
                 "reward": rewards.mean(),
@@ -147,47 +156,96 @@ class GRPO(VisionLanguageModule):
         """Image features of the step, shared by rollout, policy and reference; None while the tower is trained."""
         return image_features(self.model, batch.prompts) if self.backbone.freeze_vision else None
 
-    def _generator(self) -> torch.Generator:
-        """Random numbers of this step: a function of (seed, step), so that a resumed run samples the same outputs."""
-        generator = torch.Generator(device=self.device)
-        return generator.manual_seed((self.seed << 32) + self.global_step)
+    def _seeds(self, batch: GroupBatch) -> list[int]:
+        """One per image, from (seed, step, place in the step): the same on any number of processes, and on resuming."""
+        return [
+            int(np.random.SeedSequence([self.seed, self.global_step, place]).generate_state(1, np.uint64)[0])
+            for place in batch.positions.tolist()
+        ]
 
     def _rewards(self, batch: GroupBatch, completions: Completions, scores: Tensor) -> Tensor:
         """(N, K) rewards, computed per comparison set."""
         k = self.sampling.k
         rewards = torch.zeros_like(scores)
-        for index in batch.sets.unique():
-            rows = (batch.sets == index).nonzero().squeeze(1)
+        for name in dict.fromkeys(batch.sets):
+            rows = torch.tensor([row for row, other in enumerate(batch.sets) if other == name], device=scores.device)
             texts = [completions.texts[i * k : (i + 1) * k] for i in rows.tolist()]
             rewards[rows] = self.reward(RewardInputs(scores[rows], batch.g[rows], batch.source_scores[rows], texts))
         return rewards
 
-    def _logprobs(
-        self, model: Any, batch: GroupBatch, completions: Completions, features: Any
-    ) -> tuple[Tensor, Tensor]:
+    def _update(self, sampled: "_Sampled", batch: GroupBatch, completions: Completions) -> None:
+        """One optimiser step; the images go through the model in `accumulate` parts."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        optimizer.zero_grad()
+        images, logged = len(sampled.advantages), dict[str, Tensor]()
+        for chosen in torch.arange(images).tensor_split(min(self.accumulate, images)):
+            share = len(chosen) / images
+            loss, metrics = self._loss(sampled.of(chosen), sampled.learned.sum())
+            # A sum divided by the tokens of the whole step adds up as it is; a mean over completions by its share.
+            loss = loss if self.aggregation in ("dapo", "bnpo") else loss * share
+            self._stop_unless_finite(loss, batch, completions)
+            self.manual_backward(loss)
+            for name, value in {"loss": loss.detach() / share, **metrics}.items():
+                logged[name] = logged.get(name, torch.zeros_like(value)) + value * share
+        limit = self.optimisation.clip_grad_norm or float("inf")
+        logged["grad_norm"] = torch.nn.utils.clip_grad_norm_(bare(self.model).parameters(), limit)
+        optimizer.step()
+        scheduler.step()
+        self._log(logged)
+
+    def _loss(self, sampled: "_Sampled", token_count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some images of a step whose loss is over `token_count` tokens."""
+        logps, entropy = self._logprobs(self.model, sampled)
+        return grpo_loss(
+            logprobs=logps,
+            old_logprobs=sampled.old,
+            ref_logprobs=sampled.reference,
+            advantages=sampled.advantages.flatten(),
+            mask=sampled.learned,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            kl_coef=self.kl_coef,
+            ratio_level=self.ratio_level,
+            aggregation="dapo" if self.aggregation == "bnpo" else self.aggregation,
+            max_completion_length=self.sampling.max_new_tokens,
+            token_count=token_count,
+            entropy=entropy,
+        )
+
+    def _logprobs(self, model: Any, sampled: "_Sampled") -> tuple[Tensor, Tensor]:
         return branch_logprobs(
-            model, batch.prompts, completions.tokens, completions.mask, self.sampling.temperature, features
+            model, sampled.prompts, sampled.tokens, sampled.mask, self.sampling.temperature, sampled.features
         )
 
     @torch.no_grad()
-    def _reference_logprobs(self, batch: GroupBatch, completions: Completions, features: Any) -> Tensor | None:
+    def _reference_logprobs(self, sampled: "_Sampled") -> Tensor | None:
         if self.kl_coef == 0:
             return None
-        if self._reference:
-            return self._logprobs(self._reference[0], batch, completions, features)[0]
-        with self.model.disable_adapter():
-            return self._logprobs(self.model, batch, completions, features)[0]
+        model = self._reference[0] if self._reference else self.model
+        images = len(sampled.advantages)
+        with nullcontext() if self._reference else self.model.disable_adapter():
+            parts = torch.arange(images).tensor_split(min(self.accumulate * self.mini_batches, images))
+            return torch.cat([self._logprobs(model, sampled.of(part))[0] for part in parts])
 
-    def _step(self, loss: Tensor) -> Tensor:
-        """Backward, clip, step; returns the gradient norm before clipping."""
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        limit = self.optimisation.clip_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(bare(self.model).parameters(), limit)
-        optimizer.step()
-        scheduler.step()
-        return norm
+    def _stop_unless_finite(self, loss: Tensor, batch: GroupBatch, completions: Completions) -> None:
+        """End training at the first loss that is no number, with what led to it in `nonfinite.json`."""
+        if loss.isfinite():
+            return
+        path = Path(self.trainer.default_root_dir) / "nonfinite.json"
+        k = self.sampling.k
+        found = {
+            "step": self.global_step,
+            "loss": float(loss),
+            "images": [
+                {"group": m.group, "image": m.image, "g": m.g, "texts": completions.texts[i * k : (i + 1) * k]}
+                for i, m in enumerate(batch.members)
+            ],
+        }
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        raise UserError(
+            f"the loss is {float(loss)} at step {self.global_step}; its batch is in {path}. Lower optimisation.lr, or "
+            "raise kl_coef; with backbone.dtype=bfloat16 try float32"
+        )
 
     def _log(self, values: dict[str, Tensor]) -> None:
         shown = {"reward", "kl"}
@@ -212,3 +270,47 @@ class GRPO(VisionLanguageModule):
             )
             for i, member in enumerate(batch.members)
         ]
+
+
+@dataclass
+class _Sampled:
+    """What optimiser steps need of a rollout: N images with one prompt each, K completions of at most T tokens each.
+
+    Attributes:
+        prompts: N prompts.
+        features: of their images; None while the tower is trained.
+        tokens: (N*K, T).
+        mask: (N*K, T), 1 on completion tokens.
+        learned: (N*K, T), 1 on those that enter the loss.
+        advantages: (N, K).
+        old: (N*K, T) log-probabilities of the sampling pass; None if the policy takes one step on the rollout.
+        reference: (N*K, T) log-probabilities of the reference; None without a penalty.
+    """
+
+    prompts: VisionTextBatch
+    features: Any
+    tokens: Tensor
+    mask: Tensor
+    learned: Tensor
+    advantages: Tensor
+    old: Tensor | None
+    reference: Tensor | None = None
+
+    def of(self, images: Tensor) -> "_Sampled":
+        """The same of some of the images."""
+        if len(images) == len(self.advantages):
+            return self
+        images = images.to(self.tokens.device)
+        k = self.advantages.shape[1]
+        rows = (images[:, None] * k + torch.arange(k, device=images.device)).flatten()
+        parts = None if self.features is None else split_features(self.features)
+        return _Sampled(
+            prompts=self.prompts.rows(images),
+            features=None if parts is None else join_features([parts[i] for i in images.tolist()]),
+            tokens=self.tokens[rows],
+            mask=self.mask[rows],
+            learned=self.learned[rows],
+            advantages=self.advantages[images],
+            old=None if self.old is None else self.old[rows],
+            reference=None if self.reference is None else self.reference[rows],
+        )
