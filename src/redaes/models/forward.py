@@ -1,8 +1,15 @@
-"""The forward passes of training and rollouts: logits only where an answer token is predicted, prompts only once.
+"""The forward passes of training: log-probabilities only where an answer token is predicted, prompts only once.
 
-`answer_logprobs` is the plain pass (a row is prompt and answer). `prefill` + `branch_logprobs` is the shared-prefix
-pass of GRPO: each image goes through the tower once, each prompt through the language part once, and the K outputs
-of an image branch off its cached keys and values. Both give the same numbers (tests/models/test_forward.py).
+`answer_logprobs` is the plain pass: a row is a prompt and its answer. `branch_logprobs` is the pass of GRPO, in which
+an image has K answers to one prompt. Each image goes through the tower once and each prompt through the language part
+once, in one of two layouts that give the numbers of the plain pass (tests/models/test_forward.py):
+
+    packed   one row is the prompt and its K answers one after the other, without padding between them; a mask lets an
+             answer see the prompt and itself; positions begin anew after the prompt
+    cache    the prompts' keys and values are computed first and repeated K times for the answers
+
+`packed` is the default: it works with activation checkpointing, computes no padding between ragged answers and has a
+block mask for FlexAttention on a GPU. benchmarks/scaling.py compares the two.
 
 Image features and mRoPE positions are passed explicitly: what is left to be inferred inside the model depends on
 state of an earlier call, and a missing `mm_token_type_ids` shifts every log-probability without an error.
@@ -11,13 +18,19 @@ state of an earlier call, and a missing `mm_token_type_ids` shifts every log-pro
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from redaes.models.attention import NAME, Segments, register
+from redaes.models.head import scored
 from redaes.models.processor import VisionTextBatch
 from redaes.models.vlm import bare
+
+SharedPrefix = Literal["packed", "cache"]
+# Segment numbers of a packed row: the prompt, then its answers from 1.
+PROMPT, PADDING = 0, -1
 
 
 def image_features(model: Any, batch: VisionTextBatch) -> Any:
@@ -60,23 +73,6 @@ def mrope_positions(model: Any, batch: VisionTextBatch) -> Tensor:
     return positions
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probability of each token and entropy of its distribution.
-
-    Args:
-        logits: (B, T, V), for the position that predicts each token.
-        tokens: (B, T) long.
-        temperature: of the distribution that was sampled from, > 0.
-
-    Returns:
-        log-probabilities (B, T) and entropies (B, T) in nats, float32 or float64.
-    """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    logps = torch.log_softmax(logits / temperature, dim=-1)
-    entropy = -(logps.detach().exp() * logps.detach()).sum(-1)
-    return logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), entropy
-
-
 def answer_logprobs(
     model: Any, batch: VisionTextBatch, temperature: float = 1.0, features: Any = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,61 +86,29 @@ def answer_logprobs(
 
     Returns:
         log-probabilities, entropies and mask of the answer tokens, each (B, T) with T = `batch.answer_length`;
-        values outside the mask mean nothing.
+        values outside the mask are 0.
+
+    Raises:
+        ValueError: the batch holds prompts alone.
     """
     if batch.labels is None:
         raise ValueError("the batch holds prompts alone; encode it with answers")
-    length = batch.answer_length
-    out = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=mrope_positions(model, batch),
-        mm_token_type_ids=batch.mm_token_type_ids,
-        mm_encoder_outputs={"image": image_features(model, batch) if features is None else features},
-        logits_to_keep=length + 1,
-        use_cache=False,
-    )
+    length, width = batch.answer_length, batch.input_ids.shape[1]
     labels = batch.labels[:, -length:]
     mask = labels != -100
-    logps, entropy = token_logprobs(out.logits[:, :-1], labels.clamp(min=0), temperature)
+    with scored(bare(model).lm_head, labels.clamp(min=0), mask, temperature):
+        out = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=mrope_positions(model, batch),
+            mm_token_type_ids=batch.mm_token_type_ids,
+            mm_encoder_outputs={"image": image_features(model, batch) if features is None else features},
+            # A token is predicted at the position before it.
+            logits_to_keep=torch.arange(width - length - 1, width - 1, device=labels.device),
+            use_cache=False,
+        )
+    logps, entropy = out.logits.unbind(-1)
     return logps, entropy, mask
-
-
-@dataclass
-class Prefill:
-    """Prompts that went through the model once.
-
-    Attributes:
-        cache: keys and values of N prompts, branched in place by its users.
-        logits: (N, V), the distribution of the first completion token.
-        attention_mask: (N, P) long.
-        next_position: (N,) long, the mRoPE position of the first completion token (the same in all three rows).
-    """
-
-    cache: Any
-    logits: Tensor
-    attention_mask: Tensor
-    next_position: Tensor
-
-
-def prefill(model: Any, prompts: VisionTextBatch, features: Any = None) -> Prefill:
-    """Run N prompts through the model once, keeping their keys and values (and the graph, if gradients are on)."""
-    positions = mrope_positions(model, prompts)
-    out = model(
-        input_ids=prompts.input_ids,
-        attention_mask=prompts.attention_mask,
-        position_ids=positions,
-        mm_token_type_ids=prompts.mm_token_type_ids,
-        mm_encoder_outputs={"image": image_features(model, prompts) if features is None else features},
-        logits_to_keep=1,
-        use_cache=True,
-    )
-    return Prefill(
-        cache=out.past_key_values,
-        logits=out.logits[:, -1],
-        attention_mask=prompts.attention_mask,
-        next_position=positions.amax(dim=(0, 2)) + 1,
-    )
 
 
 def branch_logprobs(
@@ -154,6 +118,7 @@ def branch_logprobs(
     mask: Tensor,
     temperature: float = 1.0,
     features: Any = None,
+    layout: SharedPrefix = "packed",
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of K completions of each of N prompts; each prompt is computed once.
 
@@ -164,22 +129,234 @@ def branch_logprobs(
         mask: (N*K, T), 1 on real tokens.
         temperature: of the sampling distribution.
         features: from `image_features`, if they were computed before.
+        layout: `packed` or `cache`.
 
     Returns:
-        log-probabilities and entropies, each (N*K, T); values outside the mask mean nothing.
+        log-probabilities and entropies, each (N*K, T); 0 outside the mask.
+
+    Raises:
+        ValueError: `cache` with activation checkpointing, which drops keys and values, or `packed` with an attention
+            implementation that takes no mask.
     """
-    start = prefill(model, prompts, features)
-    rows, length = completions.shape
-    k = rows // start.logits.shape[0]
-    start.cache.batch_repeat_interleave(k)
-    steps = torch.arange(length, device=completions.device)
-    positions = start.next_position.repeat_interleave(k)[:, None] + steps
+    features = image_features(model, prompts) if features is None else features
+    forward = _packed if layout == "packed" else _cached
+    return forward(model, prompts, completions, mask, temperature, features)
+
+
+def _packed(
+    model: Any, prompts: VisionTextBatch, completions: Tensor, mask: Tensor, temperature: float, features: Any
+) -> tuple[Tensor, Tensor]:
+    row = pack(prompts, mrope_positions(model, prompts), completions, mask)
+    count = len(prompts.input_ids)
+    with scored(bare(model).lm_head, completions.view(count, -1), mask.view(count, -1), temperature):
+        out = model(
+            input_ids=row.input_ids,
+            position_ids=row.positions,
+            mm_token_type_ids=row.mm_token_type_ids,
+            mm_encoder_outputs={"image": features},
+            logits_to_keep=row.predicted_at,
+            use_cache=False,
+            **_who_sees_whom(bare(model), row, prompts.attention_mask),
+        )
+    logps, entropy = out.logits.view(*completions.shape, 2).unbind(-1)
+    return logps, entropy
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """N rows of S tokens: a prompt of P, then its K completions without their last tokens, which predict nothing.
+
+    Attributes:
+        input_ids: (N, S) long.
+        positions: (3, N, S) long, of mRoPE.
+        mm_token_type_ids: (N, S) long.
+        segments: (N, S) long, 0 on the prompt, 1..K on its completions, -1 on padding.
+        columns: (N, K, T) long, where a completion's token stands; of a last token or padding, where it would.
+        predicted_at: (N, K*T) long, the column whose hidden state predicts a completion's token.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    mm_token_type_ids: Tensor
+    segments: Tensor
+    columns: Tensor
+    predicted_at: Tensor
+
+
+def pack(prompts: VisionTextBatch, positions: Tensor, completions: Tensor, mask: Tensor) -> PackedRows:
+    """Lay each prompt and its completions out in one row.
+
+    Args:
+        prompts: N prompts, padded on the left to P tokens.
+        positions: (3, N, P) mRoPE positions of the prompts.
+        completions: (N*K, T) token ids.
+        mask: (N*K, T), 1 on real tokens, which stand before the padding.
+    """
+    count, width = prompts.input_ids.shape
+    k = len(completions) // count
+    lengths = mask.sum(1).view(count, k)
+    fed = (lengths - 1).clamp(min=0)
+    begins = width + fed.cumsum(1) - fed
+    steps = torch.arange(completions.shape[1], device=mask.device)
+    columns = begins.unsqueeze(-1) + steps
+    inside = steps < fed.unsqueeze(-1)
+    total = width + int(fed.sum(1).max())
+    rows = torch.arange(count, device=mask.device).view(-1, 1, 1).expand_as(columns)[inside]
+    at = (rows, columns[inside])
+
+    def lay(prompt: Tensor, fill: int, values: Tensor) -> Tensor:
+        row = prompt.new_full((count, total), fill)
+        row[:, :width] = prompt
+        row[at] = values
+        return row
+
+    first = positions.amax(dim=(0, 2)) + 1
+    after = (first.view(-1, 1, 1) + steps).expand_as(columns)[inside]
+    numbers = torch.arange(1, k + 1, device=mask.device).view(1, -1, 1).expand_as(columns)[inside]
+    prompt_segments = torch.where(prompts.attention_mask.bool(), PROMPT, PADDING)
+    # The first token is predicted at the prompt's end, any other one column before where it would stand.
+    predicted_at = torch.where(steps == 0, width - 1, columns - 1)
+    predicted_at = torch.where(steps < lengths.unsqueeze(-1), predicted_at, width - 1)
+    return PackedRows(
+        input_ids=lay(prompts.input_ids, 0, completions.view(count, k, -1)[inside]),
+        positions=torch.stack([lay(p, 0, after) for p in positions]),
+        mm_token_type_ids=lay(prompts.mm_token_type_ids, 0, torch.zeros_like(after)),
+        segments=lay(prompt_segments, PADDING, numbers),
+        columns=columns,
+        predicted_at=predicted_at.flatten(1),
+    )
+
+
+def _who_sees_whom(model: Any, row: PackedRows, prompt_mask: Tensor) -> dict[str, Any]:
+    """Arguments of the forward pass that let a packed token see its own segment so far, and the prompt."""
+    config = model.config.get_text_config()
+    if config._attn_implementation in ("sdpa", NAME):
+        register()
+        # For good: activation checkpointing calls the attention again in the backward pass.
+        config._attn_implementation = NAME
+        return {"segments": _segments(row, prompt_mask)}
+    if config._attn_implementation == "flex_attention":
+        return {"attention_mask": _block_mask(row.segments)}
+    if config._attn_implementation == "eager":
+        lowest = torch.finfo(model.dtype).min
+        seen = _dense_mask(row.segments).unsqueeze(1)
+        return {"attention_mask": torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, lowest)}
+    raise ValueError(
+        f"shared_prefix=packed has no mask for attention={config._attn_implementation}; "
+        "set attention to sdpa or flex_attention, or shared_prefix to cache"
+    )
+
+
+def _segments(row: PackedRows, prompt_mask: Tensor) -> Segments:
+    count, width = prompt_mask.shape
+    _, k, steps = row.columns.shape
+    total = row.segments.shape[1]
+    # Without the last column of T: no completion is longer without its last token.
+    columns = row.columns[:, :, : steps - 1]
+    ends = torch.cat([row.columns[:, 1:, :1], columns.new_full((count, 1, 1), total)], dim=1)
+    inside = columns < ends
+    slots = torch.arange(k * (steps - 1), device=columns.device).view(1, k, -1).expand_as(columns)
+    rows = torch.zeros(count, total - width, dtype=torch.long, device=columns.device)
+    owner = torch.arange(count, device=columns.device).view(-1, 1, 1).expand_as(columns)
+    rows[owner[inside], columns[inside] - width] = slots[inside]
+    return Segments(
+        width=width,
+        unseen=None if bool(prompt_mask.all()) else (prompt_mask == 0)[:, None, None],
+        columns=columns.clamp(max=total - 1).flatten(1),
+        rows=rows,
+        k=k,
+    )
+
+
+def _dense_mask(segments: Tensor) -> Tensor:
+    """(N, S, S) bool, from the segments of packed rows."""
+    order = torch.arange(segments.shape[1], device=segments.device)
+    mine, other = segments.unsqueeze(2), segments.unsqueeze(1)
+    # Padding sees padding before it, so that no row of the softmax is empty.
+    return ((mine == other) | (other == PROMPT)) & (order[:, None] >= order)
+
+
+def _block_mask(segments: Tensor) -> Any:
+    """`_dense_mask` for FlexAttention, which skips whole blocks."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def sees(b: Tensor, _h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+        mine, other = segments[b, q], segments[b, kv]
+        return (q >= kv) & ((mine == other) | (other == PROMPT))
+
+    count, total = segments.shape
+    device = segments.device.type
+    return create_block_mask(sees, count, None, total, total, device, _compile=device != "cpu")
+
+
+@dataclass
+class Prefill:
+    """Prompts that went through the model once.
+
+    Attributes:
+        cache: keys and values of N prompts, branched in place by its users.
+        logits: what the head said of the last prompt token: (N, V), or another shape where it is `scored`.
+        attention_mask: (N, P) long.
+        next_position: (N,) long, the mRoPE position of the first completion token (the same in all three rows).
+    """
+
+    cache: Any
+    logits: Tensor
+    attention_mask: Tensor
+    next_position: Tensor
+
+
+def prefill(model: Any, prompts: VisionTextBatch, features: Any = None, repeats: int = 1) -> Prefill:
+    """Run N prompts through the model once, keeping their keys and values (and the graph, if gradients are on).
+
+    Args:
+        model: from `open_model`.
+        prompts: N prompts, padded on the left.
+        features: from `image_features`, if they were computed before.
+        repeats: how many times the head is asked about the last token.
+    """
+    positions = mrope_positions(model, prompts)
+    last = torch.full((repeats,), prompts.input_ids.shape[1] - 1, device=positions.device)
     out = model(
-        input_ids=completions,
-        attention_mask=torch.cat([start.attention_mask.repeat_interleave(k, 0), mask.long()], dim=1),
-        position_ids=positions.expand(3, -1, -1),
-        past_key_values=start.cache,
+        input_ids=prompts.input_ids,
+        attention_mask=prompts.attention_mask,
+        position_ids=positions,
+        mm_token_type_ids=prompts.mm_token_type_ids,
+        mm_encoder_outputs={"image": image_features(model, prompts) if features is None else features},
+        logits_to_keep=last,
         use_cache=True,
     )
-    logits = torch.cat([start.logits.repeat_interleave(k, 0)[:, None], out.logits[:, :-1]], dim=1)
-    return token_logprobs(logits, completions, temperature)
+    return Prefill(
+        cache=out.past_key_values,
+        logits=out.logits if repeats > 1 else out.logits[:, 0],
+        attention_mask=prompts.attention_mask,
+        next_position=positions.amax(dim=(0, 2)) + 1,
+    )
+
+
+def _cached(
+    model: Any, prompts: VisionTextBatch, completions: Tensor, mask: Tensor, temperature: float, features: Any
+) -> tuple[Tensor, Tensor]:
+    base = bare(model)
+    if base.training and base.is_activation_checkpointing:
+        raise ValueError("shared_prefix=cache keeps what gradient_checkpointing drops; set shared_prefix to packed")
+    count, k = len(prompts.input_ids), len(completions) // len(prompts.input_ids)
+    with scored(base.lm_head, completions[:, 0].view(count, k), mask[:, 0].view(count, k), temperature):
+        start = prefill(model, prompts, features, repeats=k)
+    first = start.logits.view(count * k, 1, 2)
+    if completions.shape[1] == 1:
+        logps, entropy = first.unbind(-1)
+        return logps, entropy
+    start.cache.batch_repeat_interleave(k)
+    steps = torch.arange(completions.shape[1] - 1, device=completions.device)
+    positions = start.next_position.repeat_interleave(k)[:, None] + steps
+    with scored(base.lm_head, completions[:, 1:], mask[:, 1:], temperature):
+        out = model(
+            input_ids=completions[:, :-1],
+            attention_mask=torch.cat([start.attention_mask.repeat_interleave(k, 0), mask[:, :-1].long()], dim=1),
+            position_ids=positions.expand(3, -1, -1),
+            past_key_values=start.cache,
+            use_cache=True,
+        )
+    logps, entropy = torch.cat([first, out.logits], dim=1).unbind(-1)
+    return logps, entropy

@@ -119,6 +119,7 @@ class VisionTextProcessor:
         self.tokens_per_image = (image_size // unit) ** 2
         self.pad_id = int(tokenizer.pad_token_id)
         self.eos_id = int(tokenizer.eos_token_id)
+        self._texts: dict[int, str] = {}
 
     @classmethod
     def from_pretrained(cls, path: str | Path, image_size: int) -> Self:
@@ -220,6 +221,12 @@ class VisionTextProcessor:
             image_grid_thw=torch.tensor([[1, side, side]]).expand(sum(counts), 3),
             labels=labels if answers is not None else None,
         )
+
+    def token_text(self, token: int) -> str:
+        """The text of one token, remembered: decoding one takes as long as sampling many."""
+        if token not in self._texts:
+            self._texts[token] = self.tokenizer.decode([token])
+        return self._texts[token]
 
     def decode(self, ids: Tensor) -> list[str]:
         """Text of each row of (B, T) completions, up to its end token, special tokens left out."""

@@ -1,4 +1,4 @@
-"""Rollouts in this process: prefill each prompt once, branch K ways, sample token by token.
+"""Rollouts in this process: prefill each prompt once, branch K ways (`models.decoding`), sample token by token.
 
 Finished rows leave the batch, so a long completion does not make the short ones wait. Image and vision tokens are
 never sampled (a sampled image placeholder would ask for image features that do not exist). A completion ends at the
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redaes.models.forward import prefill
+from redaes.models.decoding import Branches
 from redaes.models.processor import VisionTextBatch, VisionTextProcessor
 from redaes.models.vlm import bare
 from redaes.rollout import Completions, Sampling
@@ -64,12 +64,8 @@ class InProcessRollout:
         seeds: Sequence[int] | None,
         features: Any,
     ) -> Completions:
-        start = prefill(model, prompts, features)
-        start.cache.batch_repeat_interleave(sampling.k)
-        logits = start.logits.repeat_interleave(sampling.k, 0)
-        attention = start.attention_mask.repeat_interleave(sampling.k, 0)
-        position = start.next_position.repeat_interleave(sampling.k)
-        rows, device = logits.shape[0], logits.device
+        branches = Branches(model, prompts, sampling.k, sampling.max_new_tokens, features)
+        rows, device = branches.logits.shape[0], branches.logits.device
         tokens = torch.full((rows, sampling.max_new_tokens), processor.pad_id, device=device)
         logprobs = torch.zeros((rows, sampling.max_new_tokens), device=device)
         mask = torch.zeros((rows, sampling.max_new_tokens), dtype=torch.long, device=device)
@@ -79,36 +75,31 @@ class InProcessRollout:
         draws = _uniform(seeds, rows // sampling.k, sampling).to(device)
         tails = [""] * rows
         for step in range(sampling.max_new_tokens):
-            token, logprob = _draw(logits, forbidden, sampling.temperature, draws[live, step])
+            token, logprob = _draw(branches.logits, forbidden, sampling.temperature, draws[live, step])
             tokens[live, step], logprobs[live, step], mask[live, step] = token, logprob, 1
-            finished[live] = self._ended(processor, live.tolist(), token.tolist(), tails, device)
-            keep = (~finished[live]).nonzero().squeeze(1)
-            if len(keep) == 0 or step + 1 == sampling.max_new_tokens:
-                break
-            if len(keep) < len(live):
-                start.cache.batch_select_indices(keep)
-                live, token, attention, position = live[keep], token[keep], attention[keep], position[keep]
-            attention = torch.cat([attention, attention.new_ones(len(live), 1)], dim=1)
-            logits = model(
-                input_ids=token[:, None],
-                attention_mask=attention,
-                position_ids=(position + step).view(1, -1, 1).expand(3, -1, -1),
-                past_key_values=start.cache,
-                use_cache=True,
-            ).logits[:, -1]
+            ended = self._ended(processor, live.tolist(), token.tolist(), tails)
+            if any(ended):
+                finished[live] = torch.tensor(ended, device=device)
+                keep = (~finished[live]).nonzero().squeeze(1)
+                live, token = live[keep], token[keep]
+                if len(live) == 0:
+                    break
+                branches.keep(keep)
+            if step + 1 < sampling.max_new_tokens:
+                branches.step(token)
         used = int(mask.sum(1).max())
         tokens = tokens[:, :used]
         return Completions(tokens, mask[:, :used], logprobs[:, :used], ~finished, processor.decode(tokens))
 
     def _ended(
-        self, processor: VisionTextProcessor, rows: list[int], tokens: list[int], tails: list[str], device: torch.device
-    ) -> Tensor:
+        self, processor: VisionTextProcessor, rows: list[int], tokens: list[int], tails: list[str]
+    ) -> list[bool]:
         """Which of the live rows end with this token; `tails` keeps the last characters of every row."""
         ends = []
         for row, token in zip(rows, tokens, strict=True):
-            tails[row] = (tails[row] + processor.tokenizer.decode([token]))[-2 * len(ANSWER_END) :]
+            tails[row] = (tails[row] + processor.token_text(token))[-2 * len(ANSWER_END) :]
             ends.append(token == processor.eos_id or (self.stop_at_answer and ANSWER_END in tails[row]))
-        return torch.tensor(ends, device=device)
+        return ends
 
 
 def _uniform(seeds: Sequence[int] | None, prompts: int, sampling: Sampling) -> Tensor:

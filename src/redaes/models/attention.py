@@ -1,0 +1,122 @@
+"""The attention of shared prefixes, as an implementation that transformers' models call by name.
+
+`redaes` is transformers' `sdpa` that also knows two layouts, handed through the model's forward call as a keyword:
+
+    segments=Segments(...)   packed rows of training (models.forward): causal over the prompts; each completion over its
+                             prompt and itself, all completions at once
+    branches=Branches(...)   one new token for every branch in a rollout (models.decoding)
+
+Compared with a dense mask over a packed row, completions never meet each other: that is K times fewer products.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from redaes.models.decoding import Branches
+
+NAME = "redaes"
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where the segments of N packed rows are: a prompt of P columns, then K completions of at most T tokens.
+
+    Attributes:
+        width: P.
+        unseen: (N, 1, 1, P) bool, padding of the prompts; None without any.
+        columns: (N, K*T) long, column of each completion token; padding points anywhere inside the row.
+        rows: (N, S - P) long, the inverse: index into K*T of each column after the prompt.
+        k: K.
+    """
+
+    width: int
+    unseen: Tensor | None
+    columns: Tensor
+    rows: Tensor
+    k: int
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+        """(N, H, S, D) queries, (N, G, S, D) keys and values -> (N, S, H, D)."""
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+        prompt = self._prompts(query, key, value, scaling, dropout)
+        if not self.columns.shape[1]:
+            return prompt.transpose(1, 2)
+        own = [self._completions(x) for x in (query, key, value)]
+        seen = torch.nn.functional.scaled_dot_product_attention(
+            own[0],
+            torch.cat([self._repeated(key), own[1]], dim=2),
+            torch.cat([self._repeated(value), own[2]], dim=2),
+            attn_mask=self._completion_mask(own[0].shape[2]),
+            dropout_p=dropout,
+            scale=scaling,
+        )
+        after = seen.unflatten(0, (-1, self.k)).permute(0, 1, 3, 2, 4).flatten(1, 2)
+        after = after.gather(1, self.rows[:, :, None, None].expand(-1, -1, *after.shape[2:]))
+        return torch.cat([prompt.transpose(1, 2), after], dim=1)
+
+    def _prompts(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+        query, key, value = (x[:, :, : self.width] for x in (query, key, value))
+        mask = None
+        if self.unseen is not None:
+            order = torch.arange(self.width, device=query.device)
+            # Padding sees itself, so that no row of the softmax is empty.
+            mask = ((order[:, None] >= order) & ~self.unseen) | (order[:, None] == order)
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+        )
+
+    def _completions(self, values: Tensor) -> Tensor:
+        """(N, H, S, D) -> (N*K, H, T, D)."""
+        index = self.columns[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
+        return values.gather(2, index).unflatten(2, (self.k, -1)).transpose(1, 2).flatten(0, 1)
+
+    def _repeated(self, values: Tensor) -> Tensor:
+        """The prompts' part of (N, H, S, D) -> (N*K, H, P, D)."""
+        return values[:, :, : self.width].repeat_interleave(self.k, 0)
+
+    def _completion_mask(self, length: int) -> Tensor:
+        """(N*K or 1, 1, T, P + T): the whole prompt, and one's own tokens so far."""
+        own = torch.ones(length, length, dtype=torch.bool, device=self.columns.device).tril()[None, None]
+        if self.unseen is None:
+            return torch.cat([own.new_ones(1, 1, length, self.width), own], dim=-1)
+        prompt = ~self.unseen.expand(-1, -1, length, -1).repeat_interleave(self.k, 0)
+        return torch.cat([prompt, own.expand(len(prompt), -1, -1, -1)], dim=-1)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    segments: Segments | None = None,
+    branches: "Branches | None" = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if segments is not None:
+        return segments.attend(query, key, value, scaling, dropout), None
+    if branches is not None:
+        return branches.attend(query, key, value, module.layer_idx, scaling), None
+    found: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+    )
+    return found
+
+
+def register() -> None:
+    """Make the implementation known to transformers under its name; may be called again."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
