@@ -13,6 +13,10 @@ from redaes.prompts import render
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+
+
 @pytest.fixture(params=["qwen2_5_vl", "qwen3_vl"])
 def nano(request):
     return build_nano(["Sharp detail."], request.param, seed=1, hidden=64, layers=2, vision=64)

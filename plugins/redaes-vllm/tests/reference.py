@@ -28,3 +28,10 @@ def train_a_step(model):
     sum(p.float().square().sum() for p in model.parameters()).backward()
     optimiser.step()
     optimiser.zero_grad()
+
+
+class Brevity:
+    """A reward that differs between the completions of a model that has learnt nothing: pays for few characters."""
+
+    def __call__(self, inputs):
+        return torch.tensor([[-float(len(text)) for text in row] for row in inputs.texts])

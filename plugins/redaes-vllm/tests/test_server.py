@@ -181,11 +181,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(nano, prompts, server, tmp_
         rollout(server, folder=str(tmp_path / "file"))(*nano, prompts, SAMPLING, SEEDS)
 
 
-def test_a_url_that_is_none_is_one_line(nano, prompts):
-    with pytest.raises(UserError, match="localhost"):
-        ServerRollout("localhost:8000", attempts=1)(*nano, prompts, SAMPLING, SEEDS)
-
-
-def test_settings_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="attempts is 0"):
-        ServerRollout(attempts=0)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attempts": 0}, "attempts is 0"),
+        ({"timeout": 0.0}, r"timeout 0\.0"),
+        ({"url": "localhost:8000"}, "url is 'localhost:8000'; it must be an address as http://localhost:8000"),
+        ({"url": "http://"}, "url is 'http://'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ServerRollout(**settings)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from redaes.errors import UserError
 from redaes.models.vlm import Backbone, Lora, _adapt, export, open_model
 from redaes_vllm.weights import checkpoint_weights, fingerprint
 
@@ -48,6 +49,14 @@ def test_an_adapter_is_sent_merged_and_the_model_is_left_as_it_is(policy):
         assert (sent[name] - base).abs().max() > 1e-3
         model.merge_adapter()
         assert all(torch.equal(weight, sent[name]) for name, weight in checkpoint_weights(model))
+
+
+def test_weights_that_are_elsewhere_are_not_sent_as_nothing(policy):
+    parameter = next(policy[0].parameters())
+    parameter.ds_numel = parameter.numel()
+    parameter.data = parameter.data.new_empty(0)  # as ZeRO-3 leaves it
+    with pytest.raises(UserError, match="cannot gather the weights of ZeRO-3 yet"):
+        list(checkpoint_weights(policy[0]))
 
 
 def test_gradients_are_as_they_were_while_weights_are_taken(policy):

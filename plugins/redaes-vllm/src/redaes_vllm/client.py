@@ -83,8 +83,6 @@ class Client:
             ) from error
         except httpx.TransportError as error:
             raise _Passing(f"{where} broke off at {path} ({type(error).__name__}): see its log") from error
-        except httpx.InvalidURL as error:
-            raise UserError(f"rollout.url is {self.url!r}; it must be an address as http://localhost:8000") from error
         if response.is_server_error or response.status_code == BUSY:
             raise _Passing(f"{where} failed at {path}: {_complaint(response)}")
         if response.status_code == httpx.codes.NOT_FOUND and not path.startswith("/v1/"):

@@ -7,6 +7,7 @@ the images of that process.
 """
 
 import os
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ class ColocatedRollout:
 
         for name, alone in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
             os.environ.setdefault(name, alone)
-        os.environ.setdefault("MASTER_PORT", "29531")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
         path = self.checkpoint or bare(model).config.name_or_path
         if not path:
             raise UserError("the policy was not opened from a checkpoint: name one as rollout.checkpoint")
@@ -145,6 +146,12 @@ def engine_prompts(processor: "VisionTextProcessor", prompts: "VisionTextBatch")
         }
         for ids in processor.collapsed_ids(prompts)
     ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _vllm() -> Any:

@@ -121,7 +121,8 @@ def answers_of_chat(response: dict[str, Any]) -> list[Answer]:
         ]
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"the answer of the vLLM server has no {error}: it must give token ids and logprobs, as vLLM >= 0.22 does"
+            f"the answer of the vLLM server cannot be read ({type(error).__name__}: {error}): it must give token ids "
+            "and logprobs, as vLLM >= 0.22 does"
         ) from error
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from redaes.errors import UserError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from redaes.models.processor import VisionTextBatch, VisionTextProcessor
     from redaes.rollout import Completions, Sampling
     from redaes_vllm.client import Client
+    from redaes_vllm.exchange import Answer
 
 # Bytes of one weight file: what is held in memory besides the model while it is written.
 SHARD_BYTES = 4 * 2**30
@@ -55,6 +57,8 @@ class ServerRollout:
         pause: float = 1.0,
         concurrency: int = 64,
     ) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise ValueError(f"url is {url!r}; it must be an address as http://localhost:8000")
         if attempts < 1 or concurrency < 1 or timeout <= 0:
             raise ValueError(
                 f"attempts is {attempts}, concurrency {concurrency}, timeout {timeout}; they must be above 0"
@@ -102,7 +106,7 @@ class ServerRollout:
             answers = list(threads.map(lambda request, ids: self._ask(client, request, ids), requests, expected))
         return completions(answers, sampling, processor, prompts.input_ids.device)
 
-    def _ask(self, client: "Client", request: dict[str, Any], expected: list[int]) -> Any:
+    def _ask(self, client: "Client", request: dict[str, Any], expected: list[int]) -> "list[Answer]":
         from redaes_vllm.exchange import answers_of_chat
 
         response = client.post("/v1/chat/completions", request)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from redaes.errors import UserError
+
 # Enough for one kernel to be busy with, and 128 MiB of integers at most.
 CHUNK = 2**24
 
@@ -25,6 +27,9 @@ def checkpoint_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
     Args:
         model: a model from `open_model`, with or without an adapter.
+
+    Raises:
+        UserError: a parameter is elsewhere (ZeRO-3) and was not gathered.
     """
     with gathered(model):
         adapted = {
@@ -35,10 +40,10 @@ def checkpoint_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in model.named_parameters():
             if ".lora_" in name:
                 continue
-            weight = _whole(parameter.detach())
+            weight = _whole(parameter).detach()
             if name in adapted:
                 layer = adapted[name]
-                delta = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+                delta = sum(_whole(layer.get_delta_weight(adapter)) for adapter in layer.active_adapters)
                 weight = (weight + delta).to(weight.dtype)
             yield checkpoint_name(name), weight
 
@@ -65,6 +70,8 @@ def gathered(model: Any) -> AbstractContextManager[None]:
 
 
 def _whole(parameter: Tensor) -> Tensor:
+    if parameter.numel() < getattr(parameter, "ds_numel", 0):
+        raise UserError("rollouts by vLLM cannot gather the weights of ZeRO-3 yet; train with ddp, fsdp2 or ZeRO-2")
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
 
 
