@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-EXAMPLES = ("redaes-example-reward", "redaes-example-judge")
+OURS = ("redaes-example-reward", "redaes-example-judge", "redaes-vllm")
 KINDS = (
     "source",
     "editor",
@@ -45,7 +45,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in KINDS:
         words = ["plugins", "new", kind, f"my_{kind}", "--folder", folder / "new"]
         subprocess.run([fresh, "-m", "redaes", *words], check=True, cwd=folder)
-    packages = [PLUGINS / name for name in EXAMPLES] + sorted((folder / "new").iterdir())
+    packages = [PLUGINS / name for name in OURS] + sorted((folder / "new").iterdir())
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([fresh, "-m", "pip", "install", *options, *packages], check=True)
     return fresh
@@ -62,6 +62,7 @@ def test_they_are_listed_with_package_and_version_and_pass_the_check(python: Pat
     found = {(row["kind"], row["name"]): (row["package"], row["version"]) for row in listed}
     assert found["rewards", "hinge_margin"] == ("redaes-example-reward", "0.1.0")
     assert found["judges", "pixel/thirds"] == ("redaes-example-judge", "0.1.0")
+    assert found["rollouts", "vllm"] == found["rollouts", "vllm_server"] == ("redaes-vllm", "0.1.0")
     assert found["rewards", "my_reward"] == ("redaes-my-reward", "0.1.0")
     checked = redaes(python, "plugins", "check", "--format", "json", cwd=tmp_path)
     assert [row for row in json.loads(checked.stdout) if not row["ok"]] == []
@@ -69,9 +70,9 @@ def test_they_are_listed_with_package_and_version_and_pass_the_check(python: Pat
 
 
 def test_their_own_tests_pass(python: Path, tmp_path: Path) -> None:
-    folders = [PLUGINS / name / "tests" for name in EXAMPLES]
+    folders = [PLUGINS / name / "tests" for name in OURS]
     folders += sorted((python.parents[2] / "new").glob("*/tests"))
-    assert len(folders) == len(EXAMPLES) + len(KINDS)
+    assert len(folders) == len(OURS) + len(KINDS)
     command = [
         python,
         "-m",

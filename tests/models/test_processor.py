@@ -1,5 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from redaes.errors import UserError
 from redaes.models.processor import VisionTextProcessor
@@ -65,3 +70,60 @@ def test_patches_are_what_the_models_own_processor_makes(nano, photos):
     pixels, grid = processor.pixels(photos)
     assert torch.equal(pixels, expected["pixel_values"])
     assert torch.equal(grid, expected["image_grid_thw"])
+
+
+def test_the_squares_that_patches_were_cut_from_are_had_back_to_the_last_bit(nano, photos):
+    _, processor = nano
+    side = processor.image_size
+    batch = processor.batch([photos[:2], photos[2:3]], ["Which?", "Score?"])
+    back = processor.images(batch)
+    assert len(back) == 3
+    for square, photo in zip(back, photos, strict=False):
+        expected = photo.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        assert square.mode == "RGB"
+        assert np.array_equal(np.asarray(square), np.asarray(expected))
+    pixels, _ = processor.pixels(back)
+    assert torch.equal(pixels, batch.pixel_values)
+
+
+@settings(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_any_square_survives_the_way_through_patches(nano, data):
+    _, processor = nano
+    side = processor.image_size
+    shape = (side, side, 3)
+    square = data.draw(arrays(np.uint8, shape, elements=st.integers(0, 255), fill=st.integers(0, 255)))
+    batch = processor.batch([[Image.fromarray(square)]], ["Score?"])
+    assert np.array_equal(np.asarray(processor.images(batch)[0]), square)
+
+
+@pytest.mark.parametrize("mean_and_std", [((0.5,) * 3, (0.5,) * 3), ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))])
+def test_every_level_of_every_channel_survives_both_normalisations(nano, mean_and_std):
+    _, processor = nano
+    levels = np.arange(256, dtype=np.uint8).repeat(-(-(processor.image_size**2) // 256))[: processor.image_size**2]
+    square = np.stack([levels, levels[::-1], np.roll(levels, 77)], -1).reshape(*[processor.image_size] * 2, 3)
+    cut = type(processor.image_processor)(
+        **{**processor.image_processor.to_dict(), "image_mean": mean_and_std[0], "image_std": mean_and_std[1]}
+    )
+    other = VisionTextProcessor(processor.tokenizer, cut, processor.image_size)
+    batch = other.batch([[Image.fromarray(square)]], ["Score?"])
+    assert np.array_equal(np.asarray(other.images(batch)[0]), square)
+
+
+def test_prompts_are_had_back_with_one_placeholder_for_each_image_and_as_questions(nano, photos):
+    _, processor = nano
+    questions = [render("compare"), "  Ça vaut 3 € ?\n", ""]
+    batch = processor.batch([photos[:2], photos[2:3], photos[3:4]], questions)
+    tokenize = processor.tokenizer
+    for ids, question, count in zip(processor.collapsed_ids(batch), questions, (2, 1, 1), strict=True):
+        assert ids == tokenize(processor.prompt_text(question, count), add_special_tokens=False)["input_ids"]
+        assert ids.count(processor.image_token_id) == count
+    assert processor.questions(batch) == questions
+
+
+def test_a_prompt_of_another_template_has_no_question(nano):
+    _, processor = nano
+    batch = processor.batch_without_pixels([1], ["Score?"])
+    batch.input_ids[0, -1] = processor.pad_id
+    with pytest.raises(UserError, match="is not one of this model's chat template"):
+        processor.questions(batch)

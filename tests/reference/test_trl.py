@@ -1,10 +1,15 @@
-"""Loss, gradient, metrics and advantages equal TRL 1.16's, the de-facto reference of GRPO.
+"""Loss, gradient, metrics, advantages and sampling weights equal TRL 1.16's, the de-facto reference of GRPO.
 
 `GRPOTrainer._compute_loss` is called unbound on a bare object that holds fixed tensors where the trainer would run its
-model. TRL's `use_bias_correction_kl` is False: the paper's KL term is not multiplied by the ratio.
+model. The weights that correct for another engine's sampling are made in the middle of a method that generates: its
+two blocks of source that concern them are run alone. TRL's `use_bias_correction_kl` is False: the paper's KL term is
+not multiplied by the ratio.
 """
 
+import ast
+import inspect
 import sys
+import textwrap
 from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -13,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from redaes.training.objectives import group_advantages, grpo_loss
+from redaes.training.objectives import group_advantages, grpo_loss, truncated_importance_weights
 
 EXACT = 1e-12
 B, T = 48, 7
@@ -33,7 +38,30 @@ def trl():
         patch.setitem(sys.modules, "torchvision", None)  # a build for another torch breaks TRL's imports
         from trl.trainer import grpo_trainer, utils
 
-        yield SimpleNamespace(compute_loss=grpo_trainer.GRPOTrainer._compute_loss, nanstd=utils.nanstd)
+        yield SimpleNamespace(
+            compute_loss=grpo_trainer.GRPOTrainer._compute_loss,
+            nanstd=utils.nanstd,
+            sampling_weights=_blocks_on_sampling_weights(grpo_trainer),
+        )
+
+
+def _blocks_on_sampling_weights(grpo_trainer):
+    """Runs the statements of TRL's generation that make the weights and log them, on given local variables."""
+    source = inspect.getsource(grpo_trainer.GRPOTrainer._generate_and_score_completions)
+    condition = "self.use_vllm and self.vllm_importance_sampling_correction"
+    blocks = [
+        node
+        for node in ast.walk(ast.parse(textwrap.dedent(source)))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == condition
+    ]
+    blocks = sorted(blocks, key=lambda node: node.lineno)[:2]
+    code = compile(ast.Module(blocks, []), "<TRL>", "exec")
+
+    def run(**variables):
+        exec(code, vars(grpo_trainer), variables)
+        return variables["vllm_importance_sampling_ratio"]
+
+    return run
 
 
 def _tensors(seed=0):
@@ -46,13 +74,14 @@ def _tensors(seed=0):
         logprobs=logprobs,
         old=logprobs + 0.4 * noise[0],
         ref=logprobs + 0.6 * noise[1],
+        sampling=logprobs + 0.3 * noise[2] * noise[1],
         entropy=noise[2].abs(),
         advantages=noise[3, :, 0],
         mask=(torch.arange(T) < lengths).long(),
     )
 
 
-def _reference_trl_loss(trl, x, *, loss_type, beta, clip, level, old_given, processes=1, steps=1):
+def _reference_trl_loss(trl, x, *, loss_type, beta, clip, level, old_given, processes=1, steps=1, weights=None):
     """TRL's loss of one of `steps` batches on one of `processes` machines that hold as many tokens each."""
     leaf = x.logprobs.clone().requires_grad_()
     metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -65,8 +94,8 @@ def _reference_trl_loss(trl, x, *, loss_type, beta, clip, level, old_given, proc
         loss_type=loss_type,
         epsilon_low=clip[0],
         epsilon_high=clip[1],
-        use_vllm=False,
-        vllm_importance_sampling_correction=False,
+        use_vllm=weights is not None,
+        vllm_importance_sampling_correction=weights is not None,
         model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=steps,
         max_completion_length=MAX_COMPLETION_LENGTH,
@@ -85,6 +114,7 @@ def _reference_trl_loss(trl, x, *, loss_type, beta, clip, level, old_given, proc
         "advantages": x.advantages,
         "num_items_in_batch": x.mask.sum() * processes * steps,
         "ref_per_token_logps": x.ref,
+        "importance_sampling_ratio": weights,
     }
     if old_given:
         inputs["old_per_token_logps"] = x.old
@@ -189,3 +219,63 @@ def test_equal_rewards_are_where_we_depart_from_trls_formula(trl):
     assert trls.abs().max() > 1e-4
     assert advantages.tolist() == [[0.0] * 6]
     assert zero_std.tolist() == [True]
+
+
+CORRECTIONS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+BOUNDS = [(3.0, 0.0), (1.2, 0.0), (1.2, 0.8), (float("inf"), 0.5)]
+
+
+def _reference_trl_weights(trl, x, correction, cap, floor):
+    """TRL's weights, and what it logs of them."""
+    metrics = {"train": defaultdict(list)}
+    weights = trl.sampling_weights(
+        self=SimpleNamespace(
+            use_vllm=True,
+            vllm_importance_sampling_correction=True,
+            vllm_importance_sampling_mode=correction,
+            vllm_importance_sampling_clip_max=cap if cap < float("inf") else None,
+            vllm_importance_sampling_clip_min=floor or None,
+            accelerator=SimpleNamespace(gather=lambda t: t),
+            _metrics=metrics,
+        ),
+        old_per_token_logps=x.logprobs,
+        sampling_per_token_logps=x.sampling,
+        completion_mask=x.mask,
+        tool_mask=None,
+        mode="train",
+        device="cpu",
+    )
+    return weights, {name.removeprefix("sampling/").replace("/", "_"): v[0] for name, v in metrics["train"].items()}
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS)
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+@pytest.mark.parametrize("unscored", [False, True])
+def test_sampling_weights_and_what_is_logged_of_them_equal_trls(trl, correction, bounds, unscored):
+    x = _tensors()
+    if unscored:
+        x.sampling[:5, 0] = float("nan")
+    weights, metrics = truncated_importance_weights(x.logprobs, x.sampling, x.mask, correction, *bounds)
+    trl_weights, trl_metrics = _reference_trl_weights(trl, x, correction, *bounds)
+    assert weights.shape == trl_weights.shape
+    assert (weights - trl_weights).abs().max() <= EXACT
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(trl_metrics, abs=EXACT)
+    assert len({round(float(w), 6) for w in weights.flatten()}) > 10  # the comparison is one of something
+    if bounds != BOUNDS[0]:
+        untouched, _ = truncated_importance_weights(x.logprobs, x.sampling, x.mask, correction, float("inf"))
+        assert not torch.equal(weights, untouched)
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS)
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "bnpo"])
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_the_corrected_loss_and_its_gradient_equal_trls(trl, correction, loss_type, beta, level):
+    x = _tensors()
+    options = {"loss_type": loss_type, "beta": beta, "clip": (0.2, 0.28), "level": level, "old_given": True}
+    weights, _ = truncated_importance_weights(x.old, x.sampling, x.mask, correction, 1.3)
+    loss, gradient, _ = _our_loss(x, **options, sampling_weights=weights)
+    trl_loss, trl_gradient, _ = _reference_trl_loss(trl, x, **options, weights=weights)
+    assert abs(loss - trl_loss) <= EXACT
+    assert (gradient - trl_gradient).abs().max() <= EXACT
+    assert abs(loss - _our_loss(x, **options)[0]) > 1e-4  # the weights matter

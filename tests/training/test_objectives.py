@@ -14,6 +14,7 @@ from redaes.training.objectives import (
     grpo_loss,
     importance_ratio,
     kl_divergence,
+    truncated_importance_weights,
 )
 
 NAN = float("nan")
@@ -324,3 +325,117 @@ class TestLoss:
     def test_negative_clips_are_refused(self):
         with pytest.raises(ValueError, match=r"clip_low is -0\.1"):
             grpo_loss(torch.zeros(1, 1), None, None, torch.zeros(1), torch.ones(1, 1), clip_low=-0.1, kl_coef=0.0)
+
+
+CORRECTIONS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+
+
+class TestSamplingWeights:
+    TRAINER = _tensor([[0.8, 0.5, 0.1], [0.3, 0.3, 0.6]]).log()
+    ENGINE = _tensor([[0.2, 0.5, 0.4], [0.3, 0.6, 0.1]]).log()
+    MASK = _tensor([[1, 1, 1], [1, 1, 0]])
+
+    @pytest.mark.parametrize(
+        ("correction", "expected"),
+        [
+            ("token_truncate", [[2.0, 1.0, 0.3], [1.0, 0.5, 1.0]]),
+            ("token_mask", [[0.0, 1.0, 0.0], [1.0, 0.5, 1.0]]),
+            ("sequence_truncate", [[1.0], [0.5]]),
+            ("sequence_mask", [[1.0], [0.5]]),
+        ],
+    )
+    def test_a_case_worked_by_hand(self, correction, expected):
+        weights, _ = truncated_importance_weights(self.TRAINER, self.ENGINE, self.MASK, correction, 2.0, floor=0.3)
+        torch.testing.assert_close(weights, _tensor(expected))
+
+    def test_what_is_logged_is_taken_over_completion_tokens(self):
+        _, metrics = truncated_importance_weights(self.TRAINER, self.ENGINE, self.MASK, cap=2.0)
+        assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+            {
+                "sampling_logp_difference_mean": (math.log(4) + math.log(4) + math.log(2)) / 5,
+                "sampling_logp_difference_max": math.log(4),
+                "importance_sampling_ratio_mean": (2 + 1 + 0.25 + 1 + 0.5) / 5,
+                "importance_sampling_ratio_min": 0.25,
+                "importance_sampling_ratio_max": 2.0,
+            }
+        )
+
+    def test_without_a_correction_the_mismatch_is_measured_and_nothing_else(self):
+        weights, metrics = truncated_importance_weights(self.TRAINER, self.ENGINE, self.MASK, "none")
+        assert weights is None
+        assert set(metrics) == {"sampling_logp_difference_mean", "sampling_logp_difference_max"}
+
+    @calm
+    @given(batch=batches(), correction=st.sampled_from(CORRECTIONS))
+    def test_the_trainers_own_samples_are_left_as_they_are(self, batch, correction):
+        logprobs, old, ref, advantages, mask = batch
+        weights, metrics = truncated_importance_weights(logprobs, logprobs, mask, correction)
+        assert bool((weights == 1).all())
+        assert float(metrics["sampling_logp_difference_max"]) == 0
+        plain = _loss_and_gradient(logprobs, old, ref, advantages, mask)
+        weighted = _loss_and_gradient(logprobs, old, ref, advantages, mask, sampling_weights=weights)
+        assert torch.equal(plain[1], weighted[1])
+        assert float(plain[0]) == float(weighted[0])
+
+    @calm
+    @given(batch=batches(), correction=st.sampled_from(CORRECTIONS), cap=st.floats(1, 4), floor=st.floats(0.1, 0.9))
+    def test_they_stay_within_their_bounds_or_are_zero(self, batch, correction, cap, floor):
+        weights, _ = truncated_importance_weights(batch[0], batch[1], batch[4], correction, cap, floor)
+        within = (weights >= floor) & (weights <= cap)
+        assert bool((within | (weights == 0) if "mask" in correction else within).all())
+
+    @calm
+    @given(batch=batches(), correction=st.sampled_from(CORRECTIONS), junk=st.sampled_from([NAN, -math.inf, 50.0]))
+    def test_what_stands_at_masked_tokens_cannot_matter(self, batch, correction, junk):
+        logprobs, engine, *_, mask = batch
+        weights, metrics = truncated_importance_weights(logprobs, engine, mask, correction)
+        dirty = [x.masked_fill(mask == 0, junk) for x in (logprobs, engine)]
+        again, logged = truncated_importance_weights(*dirty, mask, correction)
+        assert torch.equal(again, weights)
+        assert logged == metrics
+
+    @calm
+    @given(batch=batches(), correction=st.sampled_from(CORRECTIONS))
+    def test_a_token_that_the_engine_could_not_score_counts_as_equal_and_is_not_measured(self, batch, correction):
+        logprobs, engine, *_, mask = batch
+        unscored, equal = engine.clone(), engine.clone()
+        unscored[:, 0], equal[:, 0] = NAN, logprobs[:, 0]
+        weights, metrics = truncated_importance_weights(logprobs, unscored, mask, correction)
+        torch.testing.assert_close(weights, truncated_importance_weights(logprobs, equal, mask, correction)[0])
+        rest = mask[:, 1:] != 0
+        differences = (logprobs - engine).abs()[:, 1:][rest]
+        expected = float(differences.mean()) if len(differences) else 0.0
+        assert float(metrics["sampling_logp_difference_mean"]) == pytest.approx(expected)
+
+    def test_weighted_by_the_ratio_a_mean_over_the_engines_samples_is_one_over_the_trainers(self):
+        # A vocabulary of three: sum over the engine's probabilities of weight * value = sum over the trainer's.
+        engine, trainer, value = _tensor([0.5, 0.3, 0.2]), _tensor([0.2, 0.3, 0.5]), _tensor([1.0, -2.0, 4.0])
+        rows = torch.ones(3, 1)
+        weights, _ = truncated_importance_weights(trainer.log()[:, None], engine.log()[:, None], rows, cap=10.0)
+        assert float((engine * weights[:, 0] * value).sum()) == pytest.approx(float((trainer * value).sum()))
+
+    def test_they_scale_the_policy_term_and_not_the_penalty(self):
+        logprobs, ref = _tensor([[-1.0, -3.0]]), _tensor([[-2.0, -2.0]])
+        arguments = (logprobs, None, ref, _tensor([1.0]), torch.ones(1, 2))
+        _, plain, _ = _loss_and_gradient(*arguments)
+        _, penalty, _ = _loss_and_gradient(*arguments, sampling_weights=torch.zeros(1, 1))
+        _, doubled, _ = _loss_and_gradient(*arguments, sampling_weights=torch.full((1, 2), 2.0))
+        torch.testing.assert_close(doubled, 2 * plain - penalty)
+        assert penalty[0, 0] > 0 > penalty[0, 1]
+
+    def test_they_hold_no_graph(self):
+        logprobs = self.TRAINER.clone().requires_grad_()
+        weights, _ = truncated_importance_weights(logprobs, self.ENGINE, self.MASK)
+        assert not weights.requires_grad
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"correction": "truncate"}, "correction is 'truncate'; it must be one of none, token_truncate"),
+            ({"cap": 0.0}, r"cap is 0\.0, floor 0\.0"),
+            ({"cap": 1.0, "floor": 1.5}, r"cap is 1\.0, floor 1\.5; they must be 0 <= floor < cap"),
+        ],
+    )
+    def test_options_out_of_range_are_refused(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            truncated_importance_weights(self.TRAINER, self.ENGINE, self.MASK, **options)

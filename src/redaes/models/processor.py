@@ -4,6 +4,8 @@ transformers' combined processors insist on a video half that needs torchvision.
 needs: Pillow resizes to a fixed square, the model's PIL image processor cuts patches, the checkpoint's chat template
 and tokenizer make the text, and the image placeholder is repeated once per image token.
 
+What went in can be had back (`images`, `collapsed_ids`, `questions`), for engines that take pictures and text.
+
 Every batch is padded on the left, so that all answers end in the same column: the last T columns are the answer,
 for training, for rollouts and for scoring alike. Prompts are never truncated.
 """
@@ -175,6 +177,61 @@ class VisionTextProcessor:
         ]
         features = self.image_processor(images=squares, do_resize=False, return_tensors="pt")
         return features["pixel_values"], features["image_grid_thw"]
+
+    def images(self, batch: VisionTextBatch) -> list[Image]:
+        """The inverse of `pixels`: the very squares that the patches of a batch were cut from.
+
+        Returns:
+            I RGB images in order of appearance.
+        """
+        cut = self.image_processor
+        merge, patch, channels = cut.merge_size, cut.patch_size, len(cut.image_mean)
+        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (cut.image_mean, cut.image_std))
+        squares = []
+        grids = batch.image_grid_thw.tolist()
+        for rows, (_, down, right) in zip(
+            batch.pixel_values.cpu().split([t * h * w for t, h, w in grids]), grids, strict=True
+        ):
+            # Patches are listed merge block by merge block; a photograph is repeated along the axis of time.
+            blocks = rows.view(down // merge, right // merge, merge, merge, channels, -1, patch, patch)[
+                :, :, :, :, :, 0
+            ]
+            square = blocks.permute(0, 2, 5, 1, 3, 6, 4).reshape(down * patch, right * patch, channels)
+            levels = ((square.double() * std + mean) / cut.rescale_factor).round().clamp(0, 255)
+            squares.append(PILImage.fromarray(levels.byte().numpy()))
+        return squares
+
+    def collapsed_ids(self, batch: VisionTextBatch) -> list[list[int]]:
+        """Token ids of each of B sequences without padding, and with one placeholder for each image."""
+        collapsed = []
+        for row, real in zip(batch.input_ids.tolist(), batch.attention_mask.tolist(), strict=True):
+            ids, placeholders = [], 0
+            for token in (token for token, kept in zip(row, real, strict=True) if kept):
+                if token != self.image_token_id:
+                    ids.append(token)
+                    continue
+                if placeholders % self.tokens_per_image == 0:
+                    ids.append(token)
+                placeholders += 1
+            collapsed.append(ids)
+        return collapsed
+
+    def questions(self, batch: VisionTextBatch) -> list[str]:
+        """The B questions that prompts were made from.
+
+        Raises:
+            UserError: a prompt that this processor does not make from any question.
+        """
+        asked, marker = [], "\ufffc"
+        for ids in self.collapsed_ids(batch):
+            before, _, after = self.prompt_text(marker, ids.count(self.image_token_id)).partition(marker)
+            text: str = self.tokenizer.decode(ids)
+            if not text.startswith(before) or not text.endswith(after):
+                raise UserError(
+                    f"the prompt {text!r} is not one of this model's chat template, {before!r} ... {after!r}"
+                )
+            asked.append(text[len(before) : len(text) - len(after)])
+        return asked
 
     def batch(
         self, images: Sequence[Sequence[Image]], questions: Sequence[str], answers: Sequence[str] | None = None

@@ -7,6 +7,7 @@ models. Shapes: N images with K completions each, B = N*K completions of at most
     rho_t = exp(log pi_theta - log pi_old)                         per token, or one per sequence
     J_t   = min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A) - kl_coef (exp(d_t) - d_t - 1)
     d_t   = log pi_ref - log pi_theta
+    w_t   = pi_old / pi_sampling, truncated: 1 unless another engine sampled; it multiplies the first term of J_t
     loss  = - mean over completions of the mean over tokens of J_t  (`grpo`, Eq. 8)
 
 From the paper: these formulas. Not from the paper (its constants were lost): clip 0.2, kl_coef 0.04, and every option
@@ -23,6 +24,7 @@ from torch import Tensor
 Scale = Literal["group", "batch", "none"]
 RatioLevel = Literal["token", "sequence"]
 Aggregation = Literal["grpo", "dr_grpo", "dapo", "bnpo"]
+SamplingCorrection = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 STD_EPSILON = 1e-4
 EQUAL_REWARDS = 1e-6
@@ -84,6 +86,65 @@ def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level
     if level == "sequence":
         log_ratio = ((log_ratio * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).unsqueeze(-1)
     return log_ratio.exp()
+
+
+def truncated_importance_weights(
+    logprobs: Tensor,
+    sampling_logprobs: Tensor,
+    mask: Tensor,
+    correction: SamplingCorrection = "token_truncate",
+    cap: float = 3.0,
+    floor: float = 0.0,
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Weights that correct for completions drawn by another engine than the trainer: w = pi_old / pi_sampling.
+
+    Two engines with the same weights disagree a little on every token (kernels, precision, batch sizes), and a policy
+    gradient over what one of them sampled is off-policy for the other. Not from the paper, which does not say what
+    sampled its outputs.
+
+    Args:
+        logprobs: (B, T) of the trainer's policy as it was when it was sampled from, without gradient.
+        sampling_logprobs: (B, T) of the engine that sampled; a NaN is a token it could not score and counts as equal.
+        mask: (B, T), 1 on completion tokens.
+        correction: one weight a `token`, or one a `sequence` (the product over its tokens); beyond the bounds it is
+            brought to the bound (`truncate`) or is 0, which leaves token or sequence out of the policy term (`mask`).
+            `none` only measures.
+        cap: largest weight, > 0; 3.0 is TRL's default.
+        floor: smallest weight, in [0, cap).
+
+    Returns:
+        weights (B, T), (B, 1) at the sequence's level or None for `none`; and scalars to log:
+        `sampling_logp_difference_mean` and `_max`, of |log pi_old - log pi_sampling| over tokens, and
+        `importance_sampling_ratio_mean`, `_min` and `_max`, of the weights.
+
+    Raises:
+        ValueError: an unknown correction, or bounds out of their range.
+
+    Source: truncated importance sampling, Yao et al., Your efficient RL framework secretly brings you off-policy RL
+    training, 2025; masking and the sequence's level are those of TRL's `vllm_importance_sampling_mode`.
+
+    Example:
+        >>> trainer, engine = torch.tensor([[0.8, 0.5]]).log(), torch.tensor([[0.2, 0.5]]).log()
+        >>> weights, metrics = truncated_importance_weights(trainer, engine, torch.ones(1, 2), cap=2.0)
+        >>> weights, round(float(metrics["sampling_logp_difference_max"]), 4)
+        (tensor([[2., 1.]]), 1.3863)
+    """
+    known = get_args(SamplingCorrection)
+    _require(correction in known, f"correction is {correction!r}; it must be one of {', '.join(known)}")
+    _require(0 <= floor < cap, f"cap is {cap}, floor {floor}; they must be 0 <= floor < cap")
+    difference = _inert(logprobs.detach() - sampling_logprobs, mask)
+    scored = (mask != 0) & ~difference.isnan()
+    metrics = _extremes("sampling_logp_difference", difference.abs()[scored], "mean", "max")
+    if correction == "none":
+        return None, metrics
+    level, beyond = correction.split("_")
+    log_ratio = difference.masked_fill(~scored, 0.0)
+    ratio = (log_ratio.sum(-1, keepdim=True) if level == "sequence" else log_ratio).exp()
+    weights = ratio.clamp(floor, cap)
+    if beyond == "mask":
+        weights = ratio.masked_fill(weights != ratio, 0.0)
+    seen = weights.flatten() if level == "sequence" else weights[mask != 0]
+    return weights, metrics | _extremes("importance_sampling_ratio", seen, "mean", "min", "max")
 
 
 def clipped_objective(ratio: Tensor, advantages: Tensor, clip_low: float = 0.2, clip_high: float = 0.2) -> Tensor:
@@ -185,6 +246,7 @@ def grpo_loss(
     max_completion_length: int | None = None,
     token_count: Tensor | float | None = None,
     entropy: Tensor | None = None,
+    sampling_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of Eq. 8 (the negated objective), and what to log of it.
 
@@ -202,6 +264,8 @@ def grpo_loss(
         max_completion_length: see `aggregate`.
         token_count: see `aggregate`.
         entropy: (B, T) of the policy's next-token distribution, to be logged only.
+        sampling_weights: (B, T) or (B, 1) from `truncated_importance_weights`; they multiply the policy term and not
+            the penalty.
 
     Returns:
         The scalar loss, and detached scalars: `ratio`, `clip_low` and `clip_high` (share of tokens, or
@@ -224,6 +288,8 @@ def grpo_loss(
     old = logprobs.detach() if old_logprobs is None else _inert(old_logprobs, mask)
     ratio = importance_ratio(logprobs, old, mask, ratio_level)
     objective = clipped_objective(ratio, advantages, clip_low, clip_high).expand_as(logprobs)
+    if sampling_weights is not None:
+        objective = objective * sampling_weights
     metrics = _ratio_metrics(ratio.detach(), advantages, mask, clip_low, clip_high)
     if kl_coef != 0:
         if ref_logprobs is None:
@@ -251,6 +317,13 @@ def _ratio_metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, low: float, 
     }
     weights = mask if ratio.shape == mask.shape else torch.ones_like(ratio)
     return {name: aggregate(event.to(mask.dtype), weights, "bnpo") for name, event in events.items()}
+
+
+def _extremes(name: str, values: Tensor, *measures: Literal["mean", "min", "max"]) -> dict[str, Tensor]:
+    """Some measures of (n,) values; 0 where there are none."""
+    if not len(values):
+        values = values.new_zeros(1)
+    return {f"{name}_{measure}": getattr(values, measure)() for measure in measures}
 
 
 def _require(condition: bool, otherwise: str) -> None:
