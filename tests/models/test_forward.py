@@ -3,15 +3,8 @@
 import pytest
 import torch
 
-from redaes.models.forward import (
-    answer_logprobs,
-    branch_logprobs,
-    image_features,
-    join_features,
-    mrope_positions,
-    pack,
-    split_features,
-)
+from redaes.models.features import image_features, join_features, split_features
+from redaes.models.forward import answer_logprobs, branch_logprobs, mrope_positions, pack
 from redaes.models.processor import VisionTextBatch
 from redaes.prompts import render
 

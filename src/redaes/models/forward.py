@@ -15,15 +15,14 @@ Image features and mRoPE positions are passed explicitly: what is left to be inf
 state of an earlier call, and a missing `mm_token_type_ids` shifts every log-probability without an error.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from redaes.models.attention import NAME, Segments, register
+from redaes.models.features import image_features
 from redaes.models.head import scored
 from redaes.models.processor import VisionTextBatch
 from redaes.models.vlm import bare
@@ -31,34 +30,6 @@ from redaes.models.vlm import bare
 SharedPrefix = Literal["packed", "cache"]
 # Segment numbers of a packed row: the prompt, then its answers from 1.
 PROMPT, PADDING = 0, -1
-
-
-def image_features(model: Any, batch: VisionTextBatch) -> Any:
-    """Run the vision tower once over a batch's images; without a graph if the tower is frozen."""
-    base = bare(model).model
-    trainable = any(p.requires_grad for p in base.visual.parameters())
-    with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-        return base.get_image_features(batch.pixel_values, batch.image_grid_thw, return_dict=True)
-
-
-def split_features(features: Any) -> list[Any]:
-    """Features of a batch's images -> the features of each image alone (deepstack levels included)."""
-    count, levels = len(features.pooler_output), getattr(features, "deepstack_features", None) or ()
-    return [
-        SimpleNamespace(
-            pooler_output=(features.pooler_output[i],), deepstack_features=[(level[i],) for level in levels]
-        )
-        for i in range(count)
-    ]
-
-
-def join_features(parts: Sequence[Any]) -> Any:
-    """The inverse of `split_features`, for any images in any order."""
-    levels = range(len(parts[0].deepstack_features))
-    return SimpleNamespace(
-        pooler_output=tuple(row for part in parts for row in part.pooler_output),
-        deepstack_features=[tuple(row for part in parts for row in part.deepstack_features[k]) for k in levels],
-    )
 
 
 def mrope_positions(model: Any, batch: VisionTextBatch) -> Tensor:

@@ -20,7 +20,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from redaes.models.forward import answer_logprobs, join_features, split_features
+from redaes.models.features import join_features, split_features
+from redaes.models.forward import answer_logprobs
 from redaes.models.processor import VisionTextProcessor
 
 DESCRIBE = "Describe this photograph in numbers."

@@ -10,6 +10,8 @@ Every batch is padded on the left, so that all answers end in the same column: t
 for training, for rollouts and for scoring alike. Prompts are never truncated.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +27,18 @@ from redaes.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+CUT_BY = (
+    "patch_size",
+    "merge_size",
+    "temporal_patch_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+"""Settings of an image processor that decide the patches of a square."""
+
 
 @dataclass
 class VisionTextBatch:
@@ -37,6 +51,7 @@ class VisionTextBatch:
         pixel_values: (patches, channels) float.
         image_grid_thw: (I, 3) long, patches in time, height and width.
         labels: (B, L) long, -100 outside the answers; None for prompts alone.
+        image_keys: I keys; images of the same key have the same patches (see `VisionTextProcessor.image_key`).
     """
 
     input_ids: Tensor
@@ -45,16 +60,17 @@ class VisionTextBatch:
     pixel_values: Tensor
     image_grid_thw: Tensor
     labels: Tensor | None = None
+    image_keys: list[str] | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch with every tensor on `device`."""
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return type(self)(**moved)
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return replace(self, **moved)
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory (called by the data loader)."""
-        pinned = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return type(self)(**pinned)
+        pinned: dict[str, Any] = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return replace(self, **pinned)
 
     def rows(self, chosen: Tensor) -> Self:
         """The sequences at the indices `chosen`, in their order, for a batch with one image in each.
@@ -75,7 +91,9 @@ class VisionTextBatch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor) and name != "pixel_values"
         }
-        return replace(self, pixel_values=torch.cat([patches[i] for i in chosen.tolist()]), **taken)
+        pixels = torch.cat([patches[i] for i in chosen.tolist()])
+        keys = self.image_keys and [self.image_keys[i] for i in chosen.tolist()]
+        return replace(self, pixel_values=pixels, image_keys=keys, **taken)
 
     @property
     def answer_length(self) -> int:
@@ -171,12 +189,24 @@ class VisionTextProcessor:
 
     def pixels(self, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
         """Resize to the square and cut patches: (patches, channels) float and the grid (images, 3) long."""
-        side = (self.image_size, self.image_size)
-        squares = [
-            i if i.size == side else i.resize(side, PILImage.Resampling.BICUBIC, reducing_gap=3.0) for i in images
-        ]
-        features = self.image_processor(images=squares, do_resize=False, return_tensors="pt")
+        features = self.image_processor(images=self.squares(images), do_resize=False, return_tensors="pt")
         return features["pixel_values"], features["image_grid_thw"]
+
+    def squares(self, images: Sequence[Image]) -> list[Image]:
+        """The images at the size the model looks at."""
+        side = (self.image_size, self.image_size)
+        return [i if i.size == side else i.resize(side, PILImage.Resampling.BICUBIC, reducing_gap=3.0) for i in images]
+
+    def image_key(self, square: Image) -> str:
+        """32 hexadecimal digits that stand for the patches of an image: a hash of its pixels and of how they are cut.
+
+        Args:
+            square: from `squares`.
+        """
+        cut = [getattr(self.image_processor, name) for name in CUT_BY]
+        digest = hashlib.blake2b(json.dumps([square.mode, square.size, cut]).encode(), digest_size=16)
+        digest.update(square.tobytes())
+        return digest.hexdigest()
 
     def images(self, batch: VisionTextBatch) -> list[Image]:
         """The inverse of `pixels`: the very squares that the patches of a batch were cut from.
@@ -243,9 +273,11 @@ class VisionTextProcessor:
             questions: B questions.
             answers: B answers to learn, or None to encode prompts for generation.
         """
-        pixel_values, grid = self.pixels([image for sample in images for image in sample])
+        squares = self.squares([image for sample in images for image in sample])
+        pixel_values, grid = self.pixels(squares)
         encoded = self.batch_without_pixels([len(sample) for sample in images], questions, answers)
-        return replace(encoded, pixel_values=pixel_values, image_grid_thw=grid)
+        keys = [self.image_key(square) for square in squares]
+        return replace(encoded, pixel_values=pixel_values, image_grid_thw=grid, image_keys=keys)
 
     def batch_without_pixels(
         self, counts: Sequence[int], questions: Sequence[str], answers: Sequence[str] | None = None

@@ -43,6 +43,24 @@ class Lora:
 
 
 @dataclass
+class FeatureCaching:
+    """Whether what a frozen vision tower says of an image is kept from step to step; all of it ours.
+
+    Attributes:
+        cache: null computes it in every step, `memory` keeps it in each process, `disk` in a folder that epochs, stages
+            and processes share.
+        path: the folder of a disk cache.
+        max_gb: bound in 10^9 bytes, of a process's memory or of the whole folder; what was not used for longest goes.
+        dtype: null keeps features as the tower gives them; `bfloat16` halves those of a float32 tower, and rounds.
+    """
+
+    cache: Literal["memory", "disk"] | None = None
+    path: str | None = None
+    max_gb: float = 4.0
+    dtype: Literal["bfloat16", "float16"] | None = None
+
+
+@dataclass
 class Backbone:
     """Which model, and how it is used.
 
@@ -55,6 +73,7 @@ class Backbone:
         gradient_checkpointing: recompute activations in the backward pass.
         lora: train an adapter instead of the full weights.
         attention: attention implementation.
+        features: how the image features of a frozen tower are kept.
     """
 
     path: str = "nano"
@@ -64,6 +83,7 @@ class Backbone:
     gradient_checkpointing: bool = False
     lora: Lora | None = None
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    features: FeatureCaching = field(default_factory=FeatureCaching)
 
 
 def shipped_nano() -> Path:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from redaes.data.modules import GroupBatch
-from redaes.models.processor import VisionTextProcessor
+from redaes.models.features import FeatureCache, tower_is_trained
+from redaes.models.processor import VisionTextBatch, VisionTextProcessor
 from redaes.models.vlm import Backbone, open_model
 from redaes.prompts import parse_answer
 from redaes.rollout import Sampling
@@ -58,6 +59,7 @@ class VisionLanguageModule(LightningModule):
         self.optimisation = optimisation
         self.max_new_tokens = max_new_tokens
         self.model = None
+        self.feature_cache = FeatureCache(backbone.features)
         self.ranking: MetricCollection = ranking_metrics("val/")
 
     def configure_model(self) -> None:
@@ -82,10 +84,24 @@ class VisionLanguageModule(LightningModule):
         """Batches are dataclasses with their own `to`."""
         return batch.to(device)
 
+    def features(self, batch: VisionTextBatch) -> Any | None:
+        """Image features of a batch, to be shared by all passes over it; None while the tower is trained."""
+        if tower_is_trained(self.model):
+            return None
+        cache = self.feature_cache
+        hits, misses = cache.hits, cache.misses
+        features = cache.features(self.model, batch)
+        asked = cache.hits + cache.misses - hits - misses
+        if self.training and asked:
+            self.log("train/feature_cache_hits", (cache.hits - hits) / asked, batch_size=1)
+        return features
+
     def validate_groups(self, batch: GroupBatch) -> None:
         """Score whole groups greedily and add them to the ranking metrics."""
         sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
-        completions = InProcessRollout()(self.model, self.processor, batch.prompts, sampling)
+        completions = InProcessRollout()(
+            self.model, self.processor, batch.prompts, sampling, features=self.features(batch.prompts)
+        )
         scores = scores_of(completions.texts).to(batch.g.device)
         truths = torch.tensor([m.truth for m in batch.members], device=batch.g.device)
         numbers = {name: number for number, name in enumerate(dict.fromkeys(batch.sets))}

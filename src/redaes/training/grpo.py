@@ -24,7 +24,8 @@ from torch import Tensor
 
 from redaes.data.modules import GroupBatch
 from redaes.errors import UserError
-from redaes.models.forward import branch_logprobs, image_features, join_features, split_features
+from redaes.models.features import join_features, split_features
+from redaes.models.forward import branch_logprobs
 from redaes.models.processor import VisionTextBatch
 from redaes.models.vlm import Backbone, bare, open_model
 from redaes.registry import PluginSpec, create
@@ -154,7 +155,7 @@ class GRPO(VisionLanguageModule):
 
     def _features(self, batch: GroupBatch) -> Any:
         """Image features of the step, shared by rollout, policy and reference; None while the tower is trained."""
-        return image_features(self.model, batch.prompts) if self.backbone.freeze_vision else None
+        return self.features(batch.prompts)
 
     def _seeds(self, batch: GroupBatch) -> list[int]:
         """One per image, from (seed, step, place in the step): the same on any number of processes, and on resuming."""

@@ -30,7 +30,7 @@ class SupervisedModule(VisionLanguageModule):
         return loss
 
     def _loss(self, batch: VisionTextBatch) -> tuple[Tensor, Tensor]:
-        logps, _, mask = answer_logprobs(self.model, batch)
+        logps, _, mask = answer_logprobs(self.model, batch, features=self.features(batch))
         # A token predicted with more than half of the probability is the arg max: a lower bound that costs nothing.
         sure = (logps.detach() > -0.6931).logical_and(mask).sum() / mask.sum()
         return -(logps * mask).sum() / mask.sum(), sure
