@@ -4,13 +4,14 @@ Configurations compose (`--config a.yaml --config b.yaml`), then `${trainer.defa
 filled in, so an override reaches every place that refers to it. Classes and plug-ins go by short names, and
 `--model.reward.tau=0.25` overrides a plug-in's setting. A configuration may be one of the ready ones: `nano/sft.yaml`.
 
-Training continues from `checkpoints/last.ckpt` in the run's folder if there is one; `--fresh` starts over.
+Training continues from the newest valid checkpoint in the run's folder, bit by bit as if it had never stopped;
+`--fresh` starts over (`redaes.training.checkpoints`).
 """
 
 import logging
+import os
 import re
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ CHATTER = (
     "Checkpoint directory",
     "log_every_n_st",
     "Using ModelCheckpoint with manual optimization",
+    # The position in the epoch is the data module's to keep, not the loader's.
+    "You're resuming from a checkpoint that ended before the epoch ended",
+    "Be aware that when using `ckpt_path`",
 )
 
 
@@ -129,6 +133,7 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
     import redaes.training.grpo
     import redaes.training.sft  # noqa: F401
     from redaes.arguments import OneLineErrors, shorten
+    from redaes.training.checkpoints import Checkpoints
 
     read_plugins()
     classes = {"model": _our_classes(LightningModule), "data": _our_classes(LightningDataModule)}
@@ -154,7 +159,20 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
 
         def before_instantiate_classes(self) -> None:
             if chosen == "fit":
-                _prepare_folder(self.config.fit, fresh)
+                _prepare_folder(self.config.fit.trainer.default_root_dir, fresh)
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            wanted = self._get(self.config_init, "trainer", default={})
+            callbacks = wanted.get("callbacks") or []
+            resumable = chosen == "fit" and wanted.get("enable_checkpointing") is not False
+            if resumable and not any(isinstance(c, Checkpoints) for c in callbacks):
+                kwargs["callbacks"] = [*callbacks, Checkpoints()]
+            return super().instantiate_trainer(**kwargs)
+
+        def before_fit(self) -> None:
+            for callback in self.trainer.callbacks:
+                if isinstance(callback, Checkpoints):
+                    callback.prepare(self.trainer, self.config.fit.ckpt_path)
 
         def instantiate_classes(self) -> None:
             try:
@@ -179,25 +197,23 @@ def _our_classes(kind: type) -> list[type]:
     return [c for c in classes if c.__module__.startswith("redaes") and not c.__subclasses__()]
 
 
-def _prepare_folder(settings: Any, fresh: bool) -> None:
-    """See that the run's folder can be written, before any heavy work, and find where training stopped."""
-    if settings.trainer.default_root_dir is None:
+def _prepare_folder(folder: str | None, fresh: bool) -> None:
+    """See that the run's folder can be written, before any heavy work; the first process alone empties it if asked."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    if folder is None:
         return
-    root = Path(settings.trainer.default_root_dir)
+    root = Path(folder)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / ".writable"
+        probe = root / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {root}: {error.strerror}; set trainer.default_root_dir") from error
-    last = root / "checkpoints" / "last.ckpt"
-    if fresh:
+    if fresh and rank_zero_only.rank == 0:
         for name in LEFTOVERS:
             _remove(root / name)
-    elif settings.ckpt_path is None and last.is_file():
-        print(f"continuing from {last} (--fresh starts over)", file=sys.stderr)
-        settings.ckpt_path = str(last)
 
 
 def _remove(path: Path) -> None:

@@ -5,11 +5,11 @@ in a `shuffled` one they are members of different groups, each keeping its own g
 """
 
 import math
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from redaes.data.batches import StepSampler, share
 from redaes.errors import UserError
 from redaes.records import GroupMember, GroupRecord, Orientation
 
@@ -60,55 +60,51 @@ def select_members(
     return chosen
 
 
-class GroupBatchSampler:
-    """Yields batches of (group index, member index, position in the batch); deterministic in (seed, epoch).
+class GroupBatchSampler(StepSampler[tuple[int, int, int]]):
+    """Yields batches of (group index, member index, position in the step's batch); deterministic in (seed, epoch).
 
     Args:
         sizes: number of members of each group.
-        groups_per_batch: whole groups in a batch.
+        groups_per_batch: whole groups in a step's batch, over all processes.
         batching: `consistent` keeps groups whole; `shuffled` permutes all images and cuts batches of the mean size.
-        shuffle: visit groups in a new order every epoch.
-        seed: of the order.
+        placement: seed, rank, world_size, epoch and start, see `StepSampler`.
+
+    Raises:
+        UserError: no group, or batches that can have fewer images than there are processes.
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        groups_per_batch: int = 1,
-        batching: Batching = "consistent",
-        shuffle: bool = True,
-        seed: int = 0,
+        self, sizes: Sequence[int], groups_per_batch: int = 1, batching: Batching = "consistent", **placement: int
     ) -> None:
+        super().__init__(**placement)
         if not sizes:
             raise UserError("no RL group with two or more members; loosen the engine's filters or add sources")
         self.sizes = list(sizes)
         self.groups_per_batch = groups_per_batch
         self.batching = batching
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 0
+        smallest = self._smallest_batch()
+        if smallest < self.world_size:
+            raise UserError(
+                f"a batch may have only {smallest} images for {self.world_size} processes; raise data.groups_per_batch "
+                f"(now {groups_per_batch}), or train on fewer devices"
+            )
 
-    @property
-    def sampler(self) -> "GroupBatchSampler":
-        """Itself: where Lightning looks for `set_epoch` of a batch sampler."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of every epoch."""
-        self.epoch = epoch
+    def _smallest_batch(self) -> int:
+        if self.batching == "shuffled":
+            return sum(self.sizes) // len(self)
+        groups = len(self.sizes) % self.groups_per_batch or self.groups_per_batch
+        return sum(sorted(self.sizes)[:groups])
 
     def __len__(self) -> int:
         return math.ceil(len(self.sizes) / self.groups_per_batch)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def steps(self) -> Iterator[list[tuple[int, int, int]]]:
+        """See `StepSampler.steps`."""
         for images in self._batches():
             yield [(group, member, position) for position, (group, member) in enumerate(images)]
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
-        order = list(range(len(self.sizes)))
-        rng = random.Random(f"{self.seed}/{self.epoch}")
-        if self.shuffle:
-            rng.shuffle(order)
+        order, rng = self.order(range(len(self.sizes)))
         if self.batching == "consistent":
             for start in range(0, len(order), self.groups_per_batch):
                 chosen = order[start : start + self.groups_per_batch]
@@ -116,6 +112,5 @@ class GroupBatchSampler:
             return
         images = [(group, member) for group in order for member in range(self.sizes[group])]
         rng.shuffle(images)
-        batches = len(self)
-        for index in range(batches):
-            yield images[index * len(images) // batches : (index + 1) * len(images) // batches]
+        for index in range(len(self)):
+            yield share(images, index, len(self))

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from redaes.data.images import open_image
 from redaes.errors import UserError
 from redaes.records import SCHEMA_VERSION, GroupRecord, PairRecord, Record, ScoreRecord, Split
 
@@ -109,8 +110,9 @@ class Manifest:
         return path
 
     def open(self, image: str) -> "Image":
-        """Load an image named by a record, as RGB."""
-        from PIL import Image
+        """Load an image named by a record, as upright RGB.
 
-        with Image.open(self.path(image)) as file:
-            return file.convert("RGB")
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        return open_image(self.path(image))

@@ -4,120 +4,46 @@ Encoding needs the model's processor, which the LightningModule owns; it is fetc
 runs in the loader's workers.
 """
 
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL.Image import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import DataLoader, Dataset
 
+from redaes.data.batches import ItemBatchSampler, StepSampler
 from redaes.data.groups import Batching, GroupBatchSampler, Member, select_members
+from redaes.data.loading import EncodeMembers, EncodeSamples, GroupBatch, Members, Samples
 from redaes.data.manifest import Manifest
 from redaes.data.samples import Objective, Sample, build_samples, compare_swapped
 from redaes.errors import UserError
-from redaes.models.processor import VisionTextBatch, VisionTextProcessor
-from redaes.prompts import render
+from redaes.models.processor import VisionTextProcessor
 from redaes.records import Orientation, PairRecord, Split
+
+__all__ = ["CalibrationData", "ComparativeData", "GroupBatch", "GroupData", "trained_position"]
 
 BOTH: tuple[Orientation, ...] = ("quality", "content")
 
+T = TypeVar("T")
 
-@dataclass
-class GroupBatch:
-    """N images that see each other in the reward.
 
-    Attributes:
-        prompts: N encoded prompts, one image each.
-        g: (N,) float, consensus differences from each image's own source.
-        source_scores: (N,) float, S(x) of each image's source.
-        sets: N names; images of the same name are compared in the reward.
-        positions: (N,) long, place of each image in the step's batch, which several processes may share.
-        members: the N members, for logs.
+def trained_position(trainer: Any) -> tuple[int, int]:
+    """Where a Trainer stands between two batches, from its own progress: (epoch, steps of it that were trained on).
+
+    What the loader has handed out says nothing: its processes work ahead.
     """
-
-    prompts: VisionTextBatch
-    g: Tensor
-    source_scores: Tensor
-    sets: list[str]
-    positions: Tensor
-    members: list[Member]
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same batch with every tensor on `device`."""
-        return type(self)(
-            prompts=self.prompts.to(device),
-            g=self.g.to(device),
-            source_scores=self.source_scores.to(device),
-            sets=self.sets,
-            positions=self.positions.to(device),
-            members=self.members,
-        )
-
-
-class _Samples(Dataset[tuple[list[Image], Sample]]):
-    """Supervised samples with their images loaded."""
-
-    def __init__(self, manifest: Manifest, samples: Sequence[Sample]) -> None:
-        self.manifest = manifest
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[list[Image], Sample]:
-        sample = self.samples[index]
-        return [self.manifest.open(path) for path in sample.images], sample
-
-
-class _Members(Dataset[tuple[Image, Member, int]]):
-    """Members of groups by (group index, member index, position in the step's batch)."""
-
-    def __init__(self, manifest: Manifest, groups: Sequence[Sequence[Member]]) -> None:
-        self.manifest = manifest
-        self.groups = groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: tuple[int, int, int]) -> tuple[Image, Member, int]:
-        group, chosen, position = index
-        member = self.groups[group][chosen]
-        return self.manifest.open(member.image), member, position
-
-
-@dataclass(frozen=True)
-class _EncodeSamples:
-    processor: VisionTextProcessor
-
-    def __call__(self, items: Sequence[tuple[list[Image], Sample]]) -> VisionTextBatch:
-        images, samples = zip(*items, strict=True)
-        return self.processor.batch(images, [s.question for s in samples], [s.answer for s in samples])
-
-
-@dataclass(frozen=True)
-class _EncodeMembers:
-    processor: VisionTextProcessor
-    batching: Batching
-
-    def __call__(self, items: Sequence[tuple[Image, Member, int]]) -> GroupBatch:
-        images, members, positions = zip(*items, strict=True)
-        return GroupBatch(
-            prompts=self.processor.batch([[i] for i in images], [render("score")] * len(images)),
-            g=torch.tensor([m.g for m in members]),
-            source_scores=torch.tensor([m.source_score for m in members]),
-            sets=[m.group if self.batching == "consistent" else "" for m in members],
-            positions=torch.tensor(positions),
-            members=list(members),
-        )
+    loop = trainer.fit_loop
+    epochs, steps = loop.epoch_progress.current.started, loop.epoch_loop.batch_progress.current.processed
+    return (epochs, 0) if steps >= trainer.num_training_batches else (max(0, epochs - 1), steps)
 
 
 class _DatasetModule(LightningDataModule):
-    """What the three data modules share: an open manifest, the model's processor, the validation groups."""
+    """What the three data modules share: an open manifest, the model's processor, loaders that can be continued."""
 
     def __init__(self, root: str, num_workers: int, seed: int, validation_groups: int | None) -> None:
         super().__init__()
@@ -125,10 +51,26 @@ class _DatasetModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.validation_groups = validation_groups
+        self._begin = (0, 0)
+        self._training: StepSampler[Any] | None = None
 
     def setup(self, stage: str) -> None:
         """Open the dataset."""
         self.manifest = Manifest(self.root)
+        if self.trainer is not None:
+            # Our samplers share a step among the processes themselves.
+            self.trainer._accelerator_connector.use_distributed_sampler = False
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands; Lightning stores it in checkpoints."""
+        epoch, steps = trained_position(self.trainer)
+        return {"epoch": epoch, "steps": steps}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin where the checkpoint was written, whether or not the loader was made before."""
+        self._begin = state_dict["epoch"], state_dict["steps"]
+        if self._training is not None:
+            self._training.epoch, self._training.start = self._begin
 
     @property
     def processor(self) -> VisionTextProcessor:
@@ -138,27 +80,66 @@ class _DatasetModule(LightningDataModule):
         processor: VisionTextProcessor = self.trainer.lightning_module.processor
         return processor
 
-    def _loader(self, dataset: Dataset[Any], collate: Any, **options: Any) -> DataLoader[Any]:
+    def _share(self) -> dict[str, int]:
+        """Which part of every step is this process's."""
+        return {} if self.trainer is None else {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _training_loader(self, dataset: Dataset[Any], collate: Any, sampler: StepSampler[Any]) -> DataLoader[Any]:
+        """The loader of the training steps; only the first one after a checkpoint begins in mid-epoch."""
+        (sampler.epoch, sampler.start), self._begin = self._begin, (0, 0)
+        self._training = sampler
+        return self._loader(dataset, collate, sampler)
+
+    def _loader(self, dataset: Dataset[Any], collate: Any, sampler: StepSampler[Any]) -> DataLoader[Any]:
         return DataLoader(
             dataset,
+            batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            **options,
+            # Without its own, every new iterator would draw from the global generator.
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def _group_loader(
-        self, groups: Sequence[Sequence[Member]], sampler: GroupBatchSampler, batching: Batching
-    ) -> DataLoader[Any]:
-        return self._loader(
-            _Members(self.manifest, groups), _EncodeMembers(self.processor, batching), batch_sampler=sampler
-        )
+    def groups(
+        self, split: Split, orientations: Sequence[Orientation] = BOTH, size: int | None = None
+    ) -> list[list[Member]]:
+        """Groups of one split, as `select_members` restricts them; those with a missing image are left out."""
+        groups = select_members(self.manifest.groups(split), orientations, size)
+        return self._whole("groups", split, groups, [[m.image for m in group] for group in groups])
 
-    def _validation_groups(self) -> DataLoader[Any]:
-        groups = select_members(self.manifest.groups("validation"), BOTH, None)[: self.validation_groups]
-        sampler = GroupBatchSampler([len(g) for g in groups], groups_per_batch=4, shuffle=False)
-        return self._group_loader(groups, sampler, "consistent")
+    def _whole(self, kind: str, split: Split, items: list[T], images: list[list[str]]) -> list[T]:
+        """The items whose images all exist. The first process looks, so that all agree.
+
+        Raises:
+            UserError: none is left.
+        """
+        missing: dict[int, str] = {}
+        if self.trainer is None or self.trainer.is_global_zero:
+            exists = cache(lambda image: self.manifest.path(image).is_file())
+            absent = (next((path for path in paths if not exists(path)), None) for paths in images)
+            missing = {index: path for index, path in enumerate(absent) if path is not None}
+        if self.trainer is not None:
+            missing = self.trainer.strategy.broadcast(missing)
+        if not missing:
+            return items
+        found = (
+            f"{len(missing)} of {len(items)} {split} {kind} have a missing image, first {next(iter(missing.values()))}"
+        )
+        if len(missing) == len(items):
+            raise UserError(f"{self.root}: {found}; copy the dataset with its images")
+        rank_zero_warn(f"{self.root}: {found}; they are left out")
+        return [item for index, item in enumerate(items) if index not in missing]
+
+    def _validation_groups(self) -> list[DataLoader[Any]]:
+        """Whole validation groups, in batches of about four; none if the dataset has none."""
+        groups = self.groups("validation")[: self.validation_groups]
+        if not groups:
+            return []
+        images = [(index, member, 0) for index, group in enumerate(groups) for member in range(len(group))]
+        sampler = ItemBatchSampler(images, math.ceil(4 * len(images) / len(groups)), shuffle=False, **self._share())
+        return [self._loader(Members(self.manifest, groups), EncodeMembers(self.processor, "consistent"), sampler)]
 
 
 class ComparativeData(_DatasetModule):
@@ -167,7 +148,7 @@ class ComparativeData(_DatasetModule):
     Args:
         root: the dataset folder.
         objectives: kinds of sample to mix; the paper's stage 1 is `[compare, predict_edit]` (Eq. 5).
-        batch_size: samples in a batch (the paper's is 16).
+        batch_size: samples in a step over all processes (the paper's is 16).
         swap_prob: share of pairs that are also presented exchanged, with -delta [ours; default 0: none].
         orientations: kinds of edit to learn from (Tab. 3).
         num_workers: loader processes.
@@ -198,7 +179,7 @@ class ComparativeData(_DatasetModule):
             samples += [compare_swapped(p) for p in pairs if self._is_swapped(p)]
         if not samples and split == "train":
             raise UserError(f"{self.root} holds no training sample for objectives {self.objectives}")
-        return samples
+        return self._whole("samples", split, samples, [list(s.images) for s in samples])
 
     def _is_swapped(self, pair: PairRecord) -> bool:
         return random.Random(f"{self.seed}/{pair.id}").random() < self.swap_prob
@@ -206,22 +187,16 @@ class ComparativeData(_DatasetModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of the training photographs."""
         samples = self.samples("train")
-        generator = torch.Generator().manual_seed(self.seed)
-        return self._loader(
-            _Samples(self.manifest, samples),
-            _EncodeSamples(self.processor),
-            batch_size=self.batch_size,
-            sampler=RandomSampler(samples, generator=generator),
-            drop_last=len(samples) >= self.batch_size,
-        )
+        sampler = ItemBatchSampler(range(len(samples)), self.batch_size, shuffle=True, seed=self.seed, **self._share())
+        return self._training_loader(Samples(self.manifest, samples), EncodeSamples(self.processor), sampler)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Batches of the validation photographs; none if the dataset has none."""
         samples = self.samples("validation")
         if not samples:
             return []
-        dataset = _Samples(self.manifest, samples)
-        return [self._loader(dataset, _EncodeSamples(self.processor), batch_size=self.batch_size)]
+        sampler = ItemBatchSampler(range(len(samples)), self.batch_size, shuffle=False, **self._share())
+        return [self._loader(Samples(self.manifest, samples), EncodeSamples(self.processor), sampler)]
 
 
 class CalibrationData(ComparativeData):
@@ -229,7 +204,7 @@ class CalibrationData(ComparativeData):
 
     Args:
         root: the dataset folder.
-        batch_size: samples in a batch (the paper's is 16).
+        batch_size: samples in a step over all processes (the paper's is 16).
         num_workers: loader processes.
         seed: of the order.
         validation_groups: validation groups on which ranking is measured after every epoch; None takes all.
@@ -248,7 +223,7 @@ class CalibrationData(ComparativeData):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The validation groups."""
-        return [self._validation_groups()] if self.manifest.groups("validation") else []
+        return self._validation_groups()
 
 
 class GroupData(_DatasetModule):
@@ -256,7 +231,7 @@ class GroupData(_DatasetModule):
 
     Args:
         root: the dataset folder.
-        groups_per_batch: whole groups in a batch.
+        groups_per_batch: whole groups in a step, over all processes.
         batching: `consistent` (the paper) or `shuffled` (Tab. 2).
         group_size: members of a group with its source (Tab. 6; the paper's is 8); None takes all.
         orientations: kinds of edit to learn from (Tab. 3).
@@ -284,12 +259,14 @@ class GroupData(_DatasetModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Group-whole batches of the training photographs."""
-        groups = select_members(self.manifest.groups("train"), self.orientations, self.group_size)
+        groups = self.groups("train", self.orientations, self.group_size)
         sampler = GroupBatchSampler(
-            [len(g) for g in groups], self.groups_per_batch, self.batching, shuffle=True, seed=self.seed
+            [len(g) for g in groups], self.groups_per_batch, self.batching, seed=self.seed, **self._share()
         )
-        return self._group_loader(groups, sampler, self.batching)
+        return self._training_loader(
+            Members(self.manifest, groups), EncodeMembers(self.processor, self.batching), sampler
+        )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The validation groups."""
-        return [self._validation_groups()] if self.manifest.groups("validation") else []
+        return self._validation_groups()

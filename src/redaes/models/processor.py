@@ -97,11 +97,11 @@ class VisionTextBatch:
 
     @property
     def answer_length(self) -> int:
-        """T: the number of columns from the first answer token of any row to the end."""
+        """T: the number of columns from the first answer token of any row to the end; 1 if no row has a label."""
         if self.labels is None:
             return 0
-        first = int((self.labels != -100).any(0).float().argmax())
-        return self.labels.shape[1] - first
+        columns = (self.labels != -100).any(0).nonzero()
+        return self.labels.shape[1] - int(columns[0]) if len(columns) else 1
 
 
 class VisionTextProcessor:

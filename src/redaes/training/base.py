@@ -1,5 +1,6 @@
 """What the three stages share: a backbone, its processor, an optimiser and the validation of rankings."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,15 +105,20 @@ class VisionLanguageModule(LightningModule):
         )
         scores = scores_of(completions.texts).to(batch.g.device)
         truths = torch.tensor([m.truth for m in batch.members], device=batch.g.device)
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(batch.sets))}
-        sets = torch.tensor([numbers[name] for name in batch.sets], device=batch.g.device)
-        self.ranking.update(scores, truths, batch.g, sets)
+        sets = torch.tensor([_number(name) for name in batch.sets], device=batch.g.device)
+        readable = ~batch.unreadable
+        self.ranking.update(scores[readable], truths[readable], batch.g[readable], sets[readable])
 
     def log_ranking(self) -> None:
         """Log the ranking metrics of a whole validation epoch."""
         if self.ranking["srcc"].update_called:
             self.log_dict(self.ranking.compute(), prog_bar=True)
             self.ranking.reset()
+
+
+def _number(name: str) -> int:
+    """The same number for the same group on every process."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 def scores_of(texts: list[str]) -> Tensor:

@@ -19,21 +19,18 @@ class _OverScores(Metric):
     truths: list[Tensor]
     differences: list[Tensor]
     sets: list[Tensor]
-    seen_sets: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         for name in ("predictions", "truths", "differences", "sets"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
-        self.add_state("seen_sets", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, truths: Tensor, differences: Tensor, sets: Tensor) -> None:
-        """Add a batch: all (N,); `sets` numbers the groups of this batch from 0."""
+        """Add a batch: all (N,); images of one group have the same number in `sets`, in whatever batch and process."""
         self.predictions.append(predictions)
         self.truths.append(truths)
         self.differences.append(differences)
-        self.sets.append(sets + self.seen_sets)
-        self.seen_sets = self.seen_sets + sets.max() + 1
+        self.sets.append(sets)
 
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         predictions, truths, differences, sets = (

@@ -3,8 +3,8 @@
     L = - sum_t log p(y_t | y_<t, c)     over the tokens of the answer only
 
 PT-O1 and PT-O2 come mixed in one batch: the data decide what a sample is (`redaes.data.samples`), the loss is the
-same. The sum of Eq. 5 is taken as the mean over the answer tokens of the batch, so that the learning rate does not
-depend on the length of the reasoning [ours; the paper does not say].
+same. The sum of Eq. 5 is taken as the mean over the answer tokens of the step, whatever processes share it, so that
+the learning rate does not depend on the length of the reasoning [ours; the paper does not say].
 """
 
 from typing import Any
@@ -24,24 +24,39 @@ class SupervisedModule(VisionLanguageModule):
 
     def training_step(self, batch: VisionTextBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the answer tokens, in nats."""
-        loss, accuracy = self._loss(batch)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/token_accuracy", accuracy)
+        total, sums = self._sums(batch)
+        nll, sure, tokens, untaught = sums.unbind()
+        tokens = tokens.clamp(min=1)
+        self.log("train/loss", nll / tokens, prog_bar=True)
+        self.log("train/token_accuracy", sure / tokens)
+        self.log("train/unreadable", untaught)
+        # Processes have different numbers of answer tokens, and the strategy takes the mean of their gradients.
+        loss: Tensor = total * self.trainer.world_size / tokens
         return loss
 
-    def _loss(self, batch: VisionTextBatch) -> tuple[Tensor, Tensor]:
+    def _sums(self, batch: VisionTextBatch) -> tuple[Tensor, Tensor]:
+        """Sums over the answer tokens.
+
+        Returns:
+            The negative log-likelihood of this process's tokens, with gradient; and (4,) over all processes: that sum,
+            tokens that are surely right, tokens, and samples without a label, whose image is unreadable.
+        """
         logps, _, mask = answer_logprobs(self.model, batch, features=self.features(batch))
+        total = -(logps * mask).sum()
         # A token predicted with more than half of the probability is the arg max: a lower bound that costs nothing.
-        sure = (logps.detach() > -0.6931).logical_and(mask).sum() / mask.sum()
-        return -(logps * mask).sum() / mask.sum(), sure
+        sure = (logps.detach() > -0.6931).logical_and(mask).sum()
+        sums = torch.stack([total.detach(), sure, mask.sum(), (~mask.any(1)).sum()]).float()
+        return total, self.trainer.strategy.reduce(sums, reduce_op="sum")
 
     def validation_step(self, batch: VisionTextBatch | GroupBatch, batch_idx: int) -> None:
         """Loss on held-out samples, or rankings on held-out groups."""
         if isinstance(batch, GroupBatch):
             self.validate_groups(batch)
         else:
-            loss, _ = self._loss(batch)
-            self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))
+            _, (nll, _, tokens, _) = self._sums(batch)
+            if tokens:
+                # Weighted by tokens, so that the mean of the epoch does not depend on how it was cut into batches.
+                self.log("val/loss", nll / tokens, prog_bar=True, batch_size=int(tokens))
 
     def on_validation_epoch_end(self) -> None:
         """Log the rankings, if groups were validated."""

@@ -1,0 +1,94 @@
+"""Logs of a run that is continued: what was logged up to the checkpoint stays, what came after it is logged again.
+
+Rows of `metrics.csv` are numbered by batches from 0, rows of the tables of completions by optimiser steps from 1.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from redaes.data.manifest import write_atomically
+from redaes.training.callbacks import AnswerTable, CompletionTable
+
+
+def continue_logs(trainer: Trainer, batches: float, steps: float) -> None:
+    """Cut what an earlier start of the same run has logged; to be called before the loggers begin.
+
+    Args:
+        trainer: of the run.
+        batches: batches done when the checkpoint was written that training goes on from; 0 without one.
+        steps: optimiser steps done then.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            logger._experiment = MetricsFile(logger.log_dir, batches)
+        elif isinstance(logger, TensorBoardLogger) and 0 < batches < float("inf"):
+            # Readers of event files then hide what an earlier start logged from this step on.
+            logger._kwargs.setdefault("purge_step", int(batches))
+    for path in _tables(trainer):
+        lines = [line for line in _whole_lines(path) if json.loads(line)["step"] <= steps]
+        write_atomically(path, "".join(lines))
+
+
+def flush_logs(trainer: Trainer) -> None:
+    """Have on the disk what was logged so far, before a checkpoint says that it was."""
+    for logger in trainer.loggers:
+        logger.save()
+    metrics = [Path(logger.experiment.metrics_file_path) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+    for path in [*metrics, *_tables(trainer)]:
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+class MetricsFile(ExperimentWriter):
+    """Lightning's `metrics.csv`, but an earlier file is continued, and never half rewritten.
+
+    Args:
+        log_dir: the folder.
+        batches: rows of this step and later ones are dropped.
+    """
+
+    def __init__(self, log_dir: str, batches: float) -> None:
+        self._batches = batches
+        super().__init__(log_dir)
+
+    def _check_log_dir_exists(self) -> None:
+        """Where Lightning deletes the earlier file."""
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        rows = list(csv.DictReader(_whole_lines(path)))
+        self.metrics_keys = list(rows[0]) if rows else []
+        kept = [row for row in rows if float(row["step"]) < self._batches]
+        self._write(kept, self.metrics_keys)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self._write(list(csv.DictReader(_whole_lines(Path(self.metrics_file_path)))), fieldnames)
+
+    def _write(self, rows: list[dict[str, str]], fieldnames: list[str]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(Path(self.metrics_file_path), text.getvalue())
+
+
+def _tables(trainer: Trainer) -> list[Path]:
+    """The tables of completions that exist."""
+    names = {c.filename for c in trainer.callbacks if isinstance(c, AnswerTable | CompletionTable)}
+    paths = [Path(trainer.default_root_dir) / name for name in sorted(names)]
+    return [path for path in paths if path.is_file()]
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    """Lines of a text file without the last one if it was not written to its end."""
+    with path.open(encoding="utf-8", newline="") as file:
+        yield from (line for line in file if line.endswith("\n"))
