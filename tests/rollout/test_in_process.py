@@ -46,7 +46,7 @@ def test_greedy_equals_transformers_generate(nano, prompts):
     model, _processor = nano
     ours = sample(nano, prompts, temperature=0.0, max_new_tokens=10)
     theirs = model.generate(
-        **{k: v for k, v in vars(prompts).items() if v is not None},
+        **{k: v for k, v in vars(prompts).items() if isinstance(v, torch.Tensor)},
         do_sample=False,
         max_new_tokens=10,
         suppress_tokens=suppressed_tokens(model),
@@ -108,10 +108,40 @@ def test_tokens_are_drawn_as_often_as_they_are_probable(nano, prompts):
     model, processor = nano
     one = prompts.rows(torch.tensor([0]))
     out = InProcessRollout()(model, processor, one, Sampling(k=6000, max_new_tokens=1), [0])
-    logits = model(**{k: v for k, v in vars(one).items() if v is not None}).logits[0, -1].detach()
+    logits = model(**{k: v for k, v in vars(one).items() if isinstance(v, torch.Tensor)}).logits[0, -1].detach()
     logits[suppressed_tokens(model)] = -torch.inf
     expected = logits.softmax(-1)
     counts = torch.bincount(out.tokens[:, 0], minlength=len(expected)).float()
     often = expected > 5 / 6000
     chi2 = ((counts - 6000 * expected)[often] ** 2 / (6000 * expected)[often]).sum()
     assert chi2 < often.sum() + 5 * (2 * often.sum()) ** 0.5
+
+
+def test_branches_leave_without_changing_the_others(nano, prompts):
+    """Ragged ends at several tokens: what is left goes on as if nothing had happened."""
+    model, processor = nano
+    plain = sample(nano, prompts, k=4, max_new_tokens=12)
+    end, processor.eos_id = processor.eos_id, int(plain.tokens[:, 5][1])
+    try:
+        ragged = sample(nano, prompts, k=4, max_new_tokens=12)
+    finally:
+        processor.eos_id = end
+    lengths = ragged.mask.sum(1)
+    assert len(lengths.unique()) > 1
+    for row, length in enumerate(lengths.tolist()):
+        assert ragged.tokens[row, :length].tolist() == plain.tokens[row, :length].tolist()
+        torch.testing.assert_close(ragged.logprobs[row, :length], plain.logprobs[row, :length], atol=1e-5, rtol=0)
+
+
+def test_some_prompts_can_be_given_other_completions(nano, prompts):
+    before = sample(nano, prompts, k=2, max_new_tokens=6)
+    rows = torch.tensor([2, 0])
+    fresh = InProcessRollout()(*nano, prompts.rows(rows), Sampling(k=2, max_new_tokens=9), [7, 8])
+    after = before.replaced(rows, fresh)
+    assert after.texts == [*fresh.texts[2:], *before.texts[2:4], *fresh.texts[:2]]
+    assert after.exact
+    for place, (source, row) in enumerate([(fresh, 2), (fresh, 3), (before, 2), (before, 3), (fresh, 0), (fresh, 1)]):
+        on = source.mask[row].bool()
+        assert after.tokens[place][after.mask[place].bool()].tolist() == source.tokens[row][on].tolist()
+        assert torch.equal(after.logprobs[place][after.mask[place].bool()], source.logprobs[row][on])
+    assert after.tokens.shape == after.mask.shape == after.logprobs.shape

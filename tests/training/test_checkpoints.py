@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from datetime import timedelta
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from redaes.models.vlm import Backbone, Lora
 from redaes.training.base import Optimisation
 from redaes.training.calibration import Calibration
 from redaes.training.callbacks import AnswerTable, CompletionTable
-from redaes.training.checkpoints import Checkpoints, is_whole, newest_checkpoint
+from redaes.training.checkpoints import Checkpoints
 from redaes.training.grpo import GRPO
 from redaes.training.sft import ComparativeSFT
 

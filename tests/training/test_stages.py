@@ -1,6 +1,8 @@
 """The three LightningModules learn, log what they promise, and leave alone what they must."""
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +11,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from redaes.data.modules import CalibrationData, ComparativeData, GroupData
 from redaes.errors import UserError
-from redaes.models.vlm import Backbone, open_model
+from redaes.models.vlm import Backbone, Lora, open_model
 from redaes.rollout import Completions
+from redaes.rollout.in_process import InProcessRollout
 from redaes.training.base import Optimisation
 from redaes.training.calibration import Calibration
 from redaes.training.callbacks import AnswerTable, CompletionTable, ExportCheckpoint
@@ -157,7 +160,7 @@ def test_several_inner_epochs_move_the_ratio_off_one(dataset, checkpoint, tmp_pa
     assert abs(column(tmp_path, "train/ratio")[-1] - 1) > 1e-4
 
 
-def gradients_of(checkpoint, dataset, root, steps=1, rollout=None, **options):
+def gradients_of(checkpoint, dataset, root, steps=1, rollout=None, data=None, **options):
     reward = {"class_path": "tests.training.rewards.Brevity"}
     optimisation = Optimisation(lr=1e-3, schedule="constant", warmup=0.0)
     module = grpo(checkpoint, reward=reward, optimisation=optimisation, **options)
@@ -167,7 +170,7 @@ def gradients_of(checkpoint, dataset, root, steps=1, rollout=None, **options):
     module.on_before_optimizer_step = lambda _: gradients.update(
         {n: p.grad.clone() for n, p in module.model.named_parameters() if p.grad is not None}
     )
-    fit(module, GroupData(str(dataset)), root, steps)
+    fit(module, data or GroupData(str(dataset)), root, steps)
     return gradients
 
 
@@ -227,6 +230,118 @@ def test_a_loss_that_is_no_number_stops_training_and_leaves_its_batch(dataset, c
     assert all(image["texts"] == ["<answer>5.0</answer>"] * 4 for image in found["images"])
 
 
+def test_images_whose_outputs_are_all_rewarded_alike_are_sampled_anew(dataset, checkpoint, tmp_path):
+    module = grpo(checkpoint, reward={"class_path": "tests.training.rewards.Lucky"}, max_resamples=8)
+    fit(module, GroupData(str(dataset)), tmp_path / "anew", 2)
+    fit(
+        grpo(checkpoint, reward={"class_path": "tests.training.rewards.Lucky"}),
+        GroupData(str(dataset)),
+        tmp_path / "once",
+        2,
+    )
+    assert sum(column(tmp_path / "anew", "train/frac_zero_std")) < sum(column(tmp_path / "once", "train/frac_zero_std"))
+    assert sum(column(tmp_path / "anew", "train/resampled")) > 0
+
+
+def test_resampling_in_vain_ends(dataset, checkpoint, tmp_path):
+    module = grpo(checkpoint, max_resamples=2)
+    trainer = fit(module, GroupData(str(dataset)), tmp_path, 1)
+    images = sum(1 for _ in module.completion_rows)
+    assert column(tmp_path, "train/resampled") == [2.0 * images]
+    assert trainer.global_step == 1
+
+
+class Spoiled(GroupData):
+    """The second image of every batch's first set cannot be read; in every second batch that is so of all sets."""
+
+    def train_dataloader(self):
+        loader = super().train_dataloader()
+        collate = loader.collate_fn
+
+        def spoil(items):
+            batch = collate(items)
+            for name in set(batch.sets) if self.all_sets else {batch.sets[0]}:
+                batch.unreadable[batch.sets.index(name) + 1] = True
+            return batch
+
+        loader.collate_fn = spoil
+        return loader
+
+
+@pytest.mark.parametrize("aggregation", ["grpo", "dr_grpo", "dapo"])
+def test_a_group_with_an_unreadable_image_is_left_out_of_the_step(dataset, checkpoint, tmp_path, aggregation):
+    """The gradient is that of a step without the group, and the count is logged."""
+
+    class Without(GroupData):
+        def train_dataloader(self):
+            loader = super().train_dataloader()
+            collate = loader.collate_fn
+            # Positions stay, so that the other group's completions are the same.
+            loader.collate_fn = lambda items: collate([i for i in items if i[1].group != items[0][1].group])
+            return loader
+
+    found = []
+    for data in (Spoiled(str(dataset), groups_per_batch=2), Without(str(dataset), groups_per_batch=2)):
+        data.all_sets = False
+        root = tmp_path / type(data).__name__
+        found.append(gradients_of(checkpoint, dataset, root, data=data, aggregation=aggregation))
+    for name, gradient in found[1].items():
+        torch.testing.assert_close(found[0][name], gradient, rtol=1e-4, atol=1e-6)
+    assert column(tmp_path / "Spoiled", "train/left_out")[0] >= 2
+    assert column(tmp_path / "Without", "train/left_out") == [0.0]
+
+
+def test_a_step_of_unreadable_groups_alone_moves_nothing(dataset, checkpoint, tmp_path):
+    module = grpo(checkpoint, reward={"class_path": "tests.training.rewards.Brevity"})
+    data = Spoiled(str(dataset))
+    data.all_sets = True
+    fit(module, data, tmp_path, 1, max_epochs=1)
+    before, _ = open_model(Backbone(str(checkpoint)))
+    assert all(torch.equal(a, b) for a, b in zip(module.model.parameters(), before.parameters(), strict=True))
+
+
+def test_both_layouts_of_the_shared_prefix_take_the_same_step(dataset, checkpoint, tmp_path):
+    packed, cached = (
+        gradients_of(checkpoint, dataset, tmp_path / layout, shared_prefix=layout) for layout in ("packed", "cache")
+    )
+    for name, gradient in packed.items():
+        torch.testing.assert_close(cached[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cache_refuses_activation_checkpointing(checkpoint):
+    with pytest.raises(UserError, match="set shared_prefix to packed"):
+        grpo(Backbone(str(checkpoint), gradient_checkpointing=True), shared_prefix="cache")
+
+
+def test_an_adapters_reference_is_the_model_under_it(dataset, checkpoint, tmp_path):
+    module = grpo(
+        Backbone(str(checkpoint), lora=Lora(r=4, alpha=8)), reward={"class_path": "tests.training.rewards.Brevity"}
+    )
+    fit(module, GroupData(str(dataset)), tmp_path, 3)
+    assert module._reference == ()
+    kl = column(tmp_path, "train/kl")
+    assert kl[0] == pytest.approx(0.0, abs=1e-6)
+    assert kl[-1] > 1e-6
+
+
+def test_another_engines_sampling_is_corrected_and_measured(dataset, checkpoint, tmp_path):
+    """The same tokens, said to be twice as probable as they are: weights of a half."""
+
+    class Elsewhere(InProcessRollout):
+        def __call__(self, *args, **kwargs):
+            out = super().__call__(*args, **kwargs)
+            return replace(out, exact=False, logprobs=out.logprobs + math.log(2) * out.mask)
+
+    options = {"kl_coef": 0.0, "clip_low": 10.0, "clip_high": 10.0}
+    plain = gradients_of(checkpoint, dataset, tmp_path / "plain", **options)
+    halved = gradients_of(checkpoint, dataset, tmp_path / "halved", rollout=Elsewhere(), **options)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(halved[name], gradient / 2, rtol=1e-3, atol=1e-6)
+    difference = column(tmp_path / "halved", "train/sampling_logp_difference_mean")
+    assert difference == pytest.approx([math.log(2)], abs=1e-4)
+    assert column(tmp_path / "halved", "train/importance_sampling_ratio_mean") == pytest.approx([0.5], abs=1e-4)
+
+
 class Canned:
     """A rollout that says the same whatever the model's state."""
 
@@ -239,7 +354,7 @@ class Canned:
         )
         cut = torch.full((len(ids),), self.truncated)
         texts = ["<answer>5.0</answer>"] * len(ids)
-        return Completions(ids, torch.ones_like(ids), torch.zeros(ids.shape), cut, texts)
+        return Completions(ids, torch.ones_like(ids), torch.zeros(ids.shape), cut, texts, exact=True)
 
 
 @pytest.mark.parametrize("batching", ["consistent", "shuffled"])

@@ -73,7 +73,8 @@ class Segments:
     def _completions(self, values: Tensor) -> Tensor:
         """(N, H, S, D) -> (N*K, H, T, D)."""
         index = self.columns[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
-        return values.gather(2, index).unflatten(2, (self.k, -1)).transpose(1, 2).flatten(0, 1)
+        own: Tensor = values.gather(2, index).unflatten(2, (self.k, -1))
+        return own.transpose(1, 2).flatten(0, 1)
 
     def _repeated(self, values: Tensor) -> Tensor:
         """The prompts' part of (N, H, S, D) -> (N*K, H, P, D)."""

@@ -116,7 +116,8 @@ class Branches:
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
         on_prompt, on_own = weights.split([layer.prompt_keys.shape[2], keys.shape[2]], dim=-1)
         seen = self._per_row(self._per_prompt(on_prompt) @ layer.prompt_values) + on_own @ values
-        return seen.reshape(rows, 1, heads, dim)
+        attended: Tensor = seen.reshape(rows, 1, heads, dim)
+        return attended
 
     def _per_prompt(self, values: Tensor) -> Tensor:
         """(R, G, h, x) of rows -> (N, G, K*h, x) of prompts, zeros where a branch has left."""
@@ -127,7 +128,8 @@ class Branches:
 
     def _per_row(self, values: Tensor) -> Tensor:
         """The inverse of `_per_prompt`."""
-        return values.unflatten(2, (self._shape[1], -1)).transpose(1, 2)[self._prompt, self._place]
+        laid: Tensor = values.unflatten(2, (self._shape[1], -1))
+        return laid.transpose(1, 2)[self._prompt, self._place]
 
 
 def _new_layer(keys: Tensor, values: Tensor, k: int, max_new_tokens: int) -> _Layer:

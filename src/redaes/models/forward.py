@@ -119,7 +119,7 @@ def _packed(
 ) -> tuple[Tensor, Tensor]:
     row = pack(prompts, mrope_positions(model, prompts), completions, mask)
     count = len(prompts.input_ids)
-    with scored(bare(model).lm_head, completions.view(count, -1), mask.view(count, -1), temperature):
+    with scored(bare(model).lm_head, completions.reshape(count, -1), mask.reshape(count, -1), temperature):
         out = model(
             input_ids=row.input_ids,
             position_ids=row.positions,
@@ -189,7 +189,7 @@ def pack(prompts: VisionTextBatch, positions: Tensor, completions: Tensor, mask:
     predicted_at = torch.where(steps == 0, width - 1, columns - 1)
     predicted_at = torch.where(steps < lengths.unsqueeze(-1), predicted_at, width - 1)
     return PackedRows(
-        input_ids=lay(prompts.input_ids, 0, completions.view(count, k, -1)[inside]),
+        input_ids=lay(prompts.input_ids, 0, completions.reshape(count, k, -1)[inside]),
         positions=torch.stack([lay(p, 0, after) for p in positions]),
         mm_token_type_ids=lay(prompts.mm_token_type_ids, 0, torch.zeros_like(after)),
         segments=lay(prompt_segments, PADDING, numbers),
@@ -312,7 +312,7 @@ def _cached(
     if base.training and base.is_activation_checkpointing:
         raise ValueError("shared_prefix=cache keeps what gradient_checkpointing drops; set shared_prefix to packed")
     count, k = len(prompts.input_ids), len(completions) // len(prompts.input_ids)
-    with scored(base.lm_head, completions[:, 0].view(count, k), mask[:, 0].view(count, k), temperature):
+    with scored(base.lm_head, completions[:, 0].reshape(count, k), mask[:, 0].reshape(count, k), temperature):
         start = prefill(model, prompts, features, repeats=k)
     first = start.logits.view(count * k, 1, 2)
     if completions.shape[1] == 1:

@@ -93,7 +93,9 @@ def token_logprobs(
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     block = block or max(FEWEST_POSITIONS, BLOCK_ELEMENTS // len(weight))
-    logps, entropy = _TokenLogprobs.apply(hidden, weight, tokens, temperature, block)
+    logps, entropy = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, tokens, temperature, block
+    )
     return logps, entropy
 
 
@@ -113,7 +115,7 @@ def scored(head: torch.nn.Linear, tokens: Tensor, mask: Tensor, temperature: flo
         found = torch.stack(token_logprobs(hidden[chosen], head.weight, tokens[chosen], temperature), dim=-1)
         return found.new_zeros((*chosen.shape, 2)).masked_scatter(chosen.unsqueeze(-1), found)
 
-    head.forward = answer  # type: ignore[method-assign]
+    head.forward = answer  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -35,6 +35,7 @@ class Completions:
         logprobs: (N*K, T) float, of the sampling pass; 0 outside the mask.
         truncated: (N*K,) bool, True where no end was reached.
         texts: N*K decoded strings.
+        exact: the training model itself sampled, so that `logprobs` are those of a training pass.
     """
 
     tokens: "Tensor"
@@ -42,6 +43,40 @@ class Completions:
     logprobs: "Tensor"
     truncated: "Tensor"
     texts: list[str]
+    exact: bool = False
+
+    def replaced(self, prompts: "Tensor", fresh: "Completions") -> "Completions":
+        """The same with other completions for some prompts.
+
+        Args:
+            prompts: (n,) long, numbers of the prompts.
+            fresh: K completions for each of these.
+        """
+        import torch
+
+        k = len(fresh.texts) // len(prompts)
+        rows = (prompts[:, None] * k + torch.arange(k)).flatten()
+        width = max(self.tokens.shape[1], fresh.tokens.shape[1])
+
+        def merged(before: "Tensor", after: "Tensor") -> "Tensor":
+            whole = torch.nn.functional.pad(before, (0, width - before.shape[1]))
+            whole[rows.to(whole.device)] = torch.nn.functional.pad(after, (0, width - after.shape[1]))
+            return whole
+
+        mask = merged(self.mask, fresh.mask)
+        used = int(mask.sum(1).max())
+        texts, truncated = list(self.texts), self.truncated.clone()
+        truncated[rows.to(truncated.device)] = fresh.truncated
+        for row, text in zip(rows.tolist(), fresh.texts, strict=True):
+            texts[row] = text
+        return Completions(
+            tokens=merged(self.tokens, fresh.tokens)[:, :used],
+            mask=mask[:, :used],
+            logprobs=merged(self.logprobs, fresh.logprobs)[:, :used],
+            truncated=truncated,
+            texts=texts,
+            exact=self.exact and fresh.exact,
+        )
 
 
 @runtime_checkable

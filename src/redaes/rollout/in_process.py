@@ -89,7 +89,7 @@ class InProcessRollout:
                 branches.step(token)
         used = int(mask.sum(1).max())
         tokens = tokens[:, :used]
-        return Completions(tokens, mask[:, :used], logprobs[:, :used], ~finished, processor.decode(tokens))
+        return Completions(tokens, mask[:, :used], logprobs[:, :used], ~finished, processor.decode(tokens), exact=True)
 
     def _ended(
         self, processor: VisionTextProcessor, rows: list[int], tokens: list[int], tails: list[str]
@@ -105,7 +105,8 @@ class InProcessRollout:
 def _uniform(seeds: Sequence[int] | None, prompts: int, sampling: Sampling) -> Tensor:
     """(N*K, max_new_tokens) numbers in [0, 1), each prompt's from its own seed."""
     shape = (sampling.k, sampling.max_new_tokens)
-    rows = [np.random.default_rng(seed).random(shape, np.float32) for seed in seeds or [None] * prompts]
+    generators = [np.random.default_rng(seed) for seed in seeds] if seeds else [np.random.default_rng()] * prompts
+    rows = [generator.random(shape, np.float32) for generator in generators]
     return torch.from_numpy(np.concatenate(rows))
 
 

@@ -1,19 +1,21 @@
 """Stage 3: GRPO with a reward that only asks whether related images are ranked right (Sec. 3.2.3, Eq. 6-8).
 
-A batch is one or more whole groups of N images. One step:
+A batch is one or more whole groups of N images, shared by the processes there are. One step:
 
     1. each image alone, K outputs are sampled from the policy;
     2. the score in each output is parsed (or not: never made up), the reward compares the scores within the group;
     3. advantages are relative to the K outputs of the same image (Eq. 7);
     4. the clipped objective with the KL penalty to the reference is maximised (Eq. 8), by manual optimisation.
 
-The mathematics is in `training.objectives`; this file moves tensors. Each image goes through the vision tower once
-and each prompt through the policy once per pass (`models.forward`). With one inner step the ratio is 1, so the
-printed loss is about kl_coef * KL by construction: watch reward, |advantage|, frac_zero_std and the gradient norm.
+The mathematics is in `training.objectives`, what compares images in `training.judging`; this file moves tensors. Each
+image goes through the vision tower once and each prompt through the policy once per pass (`models.forward`). With one
+optimiser step on a rollout the ratio is 1, so the printed loss is about kl_coef * KL by construction: watch reward,
+|advantage|, frac_zero_std and the gradient norm.
 """
 
 import json
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,23 @@ from torch import Tensor
 from redaes.data.modules import GroupBatch
 from redaes.errors import UserError
 from redaes.models.features import join_features, split_features
-from redaes.models.forward import branch_logprobs
+from redaes.models.forward import SharedPrefix, branch_logprobs
 from redaes.models.processor import VisionTextBatch
 from redaes.models.vlm import Backbone, bare, open_model
 from redaes.registry import PluginSpec, create
-from redaes.rewards import Reward, RewardInputs
+from redaes.rewards import Reward
 from redaes.rollout import Completions, Rollout, Sampling
-from redaes.training.base import Optimisation, VisionLanguageModule, scores_of
+from redaes.training.base import Optimisation, VisionLanguageModule
 from redaes.training.callbacks import CompletionRow
-from redaes.training.objectives import Aggregation, RatioLevel, Scale, group_advantages, grpo_loss
+from redaes.training.judging import Judged, judge
+from redaes.training.objectives import (
+    Aggregation,
+    RatioLevel,
+    SamplingCorrection,
+    Scale,
+    grpo_loss,
+    truncated_importance_weights,
+)
 
 
 class GRPO(VisionLanguageModule):
@@ -51,6 +61,8 @@ class GRPO(VisionLanguageModule):
         mini_batches: optimiser steps in one pass, each on its share of the images; ours is 1.
         accumulate: parts in which the images of an optimiser step go through the model, to need less memory; their
             gradients add up to that of the whole.
+        max_resamples: how many times images whose K rewards are all equal, which teach nothing, are sampled anew before
+            the step goes on with what there is (after DAPO's dynamic sampling, arXiv 2503.14476); ours is 0.
         mask_truncated: leave completions that reached max_new_tokens out of the loss.
         clip_low: the ratio is clipped below at 1 - clip_low; ours.
         clip_high: the ratio is clipped above at 1 + clip_high; ours.
@@ -58,6 +70,9 @@ class GRPO(VisionLanguageModule):
         aggregation: how token terms become one loss; `grpo` is Eq. 8's 1/|o|.
         ratio_level: importance ratio per token (Eq. 8) or per sequence.
         scale_rewards: divide advantages by the deviation of the image's own K rewards (Eq. 7), of the batch's, or not.
+        sampling_correction: weights for a rollout whose probabilities are not quite the policy's (another engine).
+        sampling_cap: largest such weight.
+        shared_prefix: how a prompt is shared by its K outputs: `packed` rows, or its keys and values in a `cache`.
         seed: of sampling; step n of a run always draws the same numbers.
     """
 
@@ -73,6 +88,7 @@ class GRPO(VisionLanguageModule):
         inner_epochs: int = 1,
         mini_batches: int = 1,
         accumulate: int = 1,
+        max_resamples: int = 0,
         mask_truncated: bool = False,
         clip_low: float = 0.2,
         clip_high: float = 0.2,
@@ -80,16 +96,30 @@ class GRPO(VisionLanguageModule):
         aggregation: Aggregation = "grpo",
         ratio_level: RatioLevel = "token",
         scale_rewards: Scale = "group",
+        sampling_correction: SamplingCorrection = "token_truncate",
+        sampling_cap: float = 3.0,
+        shared_prefix: SharedPrefix = "packed",
         seed: int = 0,
     ) -> None:
         super().__init__(backbone, optimisation, max_new_tokens)
         self.automatic_optimization = False
+        for name, value in {
+            "k": k,
+            "inner_epochs": inner_epochs,
+            "mini_batches": mini_batches,
+            "accumulate": accumulate,
+        }.items():
+            if value < 1:
+                raise UserError(f"model.{name} is {value}; it must be at least 1")
+        if shared_prefix == "cache" and backbone.gradient_checkpointing:
+            raise UserError("shared_prefix=cache keeps what gradient_checkpointing drops; set shared_prefix to packed")
         self.reward: Reward = create("rewards", reward)
         self.rollout: Rollout = create("rollouts", rollout)
         self.sampling = Sampling(k=k, temperature=temperature, max_new_tokens=max_new_tokens)
         self.inner_epochs = inner_epochs
         self.mini_batches = mini_batches
         self.accumulate = accumulate
+        self.max_resamples = max_resamples
         self.mask_truncated = mask_truncated
         self.clip_low = clip_low
         self.clip_high = clip_high
@@ -97,6 +127,9 @@ class GRPO(VisionLanguageModule):
         self.aggregation: Aggregation = aggregation
         self.ratio_level: RatioLevel = ratio_level
         self.scale_rewards: Scale = scale_rewards
+        self.sampling_correction: SamplingCorrection = sampling_correction
+        self.sampling_cap = sampling_cap
+        self.shared_prefix: SharedPrefix = shared_prefix
         self.seed = seed
         self.completion_rows: list[CompletionRow] = []
         # In a tuple, so that the frozen copy is neither trained nor written into checkpoints.
@@ -109,41 +142,20 @@ class GRPO(VisionLanguageModule):
             self._reference = (reference.requires_grad_(False).eval().to(self.device),)
 
     def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
-        """One rollout and `inner_epochs` optimiser steps on it."""
-        features = self._features(batch)
-        completions = self.rollout(
-            self.model, self.processor, batch.prompts, self.sampling, self._seeds(batch), features
-        )
-        scores = scores_of(completions.texts).to(self.device).view(len(batch.g), -1)
-        rewards = self._rewards(batch, completions, scores)
-        advantages, zero_std = group_advantages(rewards, self.scale_rewards)
-        sampled = _Sampled(
-            prompts=batch.prompts,
-            features=features,
-            tokens=completions.tokens,
-            mask=completions.mask,
-            learned=completions.mask * (~completions.truncated[:, None] if self.mask_truncated else 1),
-            advantages=advantages,
-            old=completions.logprobs if self.inner_epochs * self.mini_batches > 1 else None,
-        )
-        sampled.reference = self._reference_logprobs(sampled)
+        """One rollout and the optimiser steps on it."""
+        features = self.features(batch.prompts)
+        completions, judged = self._sample(batch, features)
+        sampled = self._prepared(batch, features, completions, judged)
+        # No process may have fewer parts than another: they wait for each other at every pass.
+        fewest = len(judged.members) // self.trainer.world_size
+        steps = min(self.mini_batches, fewest)
         for _ in range(self.inner_epochs):
-            for images in torch.arange(len(batch.g)).tensor_split(min(self.mini_batches, len(batch.g))):
-                self._update(sampled.of(images), batch, completions)
-        self._log(
-            {
-                "reward": rewards.mean(),
-                "reward_std": rewards.std(dim=1).mean(),
-                "advantage_abs": advantages.abs().mean(),
-                "frac_zero_std": zero_std.float().mean(),
-                "parse_failure_rate": scores.isnan().float().mean(),
-                "score_mean": scores.nanmean(),
-                "score_std": scores[scores.isfinite()].std() if scores.isfinite().sum() > 1 else scores.new_zeros(()),
-                "completion_length": completions.mask.sum(1).float().mean(),
-                "truncated_rate": completions.truncated.float().mean(),
-            }
-        )
-        self._keep_rows(batch, completions, scores, rewards, advantages)
+            for images in _parts(len(batch.members), steps):
+                self._update(sampled.of(images), min(self.accumulate, fewest // steps), judged)
+        lengths, truncated = (x.float().sum() for x in (completions.mask, completions.truncated))
+        length, cut = self._mean_over_outputs(lengths, truncated, len(completions.texts))
+        self._log({**judged.metrics(), "completion_length": length, "truncated_rate": cut})
+        self._keep_rows(judged)
 
     def validation_step(self, batch: GroupBatch, batch_idx: int) -> None:
         """Rank held-out groups greedily."""
@@ -153,51 +165,123 @@ class GRPO(VisionLanguageModule):
         """Log the rankings."""
         self.log_ranking()
 
-    def _features(self, batch: GroupBatch) -> Any:
-        """Image features of the step, shared by rollout, policy and reference; None while the tower is trained."""
-        return self.features(batch.prompts)
+    def _sample(self, batch: GroupBatch, features: Any) -> tuple[Completions, Judged]:
+        """Sample, and sample images anew whose outputs are all rewarded alike, as often as that is allowed."""
 
-    def _seeds(self, batch: GroupBatch) -> list[int]:
+        def draw(prompts: VisionTextBatch, seeds: list[int], features: Any) -> Completions:
+            return self.rollout(self.model, self.processor, prompts, self.sampling, seeds, features)
+
+        completions = draw(batch.prompts, self._seeds(batch, 0), features)
+        judged = judge(batch, completions.texts, self.reward, self.scale_rewards)
+        anew = 0
+        for attempt in range(1, self.max_resamples + 1):
+            # Of all processes, so that they go on together.
+            if not judged.zero_std.any():
+                break
+            anew += int(judged.zero_std.sum())
+            images = judged.zero_std[judged.own].nonzero().squeeze(1)
+            if len(images):
+                seeds = self._seeds(batch, attempt)
+                fresh = draw(
+                    batch.prompts.rows(images), [seeds[i] for i in images.tolist()], _features_of(features, images)
+                )
+                completions = completions.replaced(images, fresh)
+            judged = judge(batch, completions.texts, self.reward, self.scale_rewards)
+        if self.max_resamples:
+            self._log({"resampled": torch.tensor(float(anew))})
+        return completions, judged
+
+    def _seeds(self, batch: GroupBatch, attempt: int) -> list[int]:
         """One per image, from (seed, step, place in the step): the same on any number of processes, and on resuming."""
         return [
-            int(np.random.SeedSequence([self.seed, self.global_step, place]).generate_state(1, np.uint64)[0])
+            int(np.random.SeedSequence([self.seed, self.global_step, place, attempt]).generate_state(1, np.uint64)[0])
             for place in batch.positions.tolist()
         ]
 
-    def _rewards(self, batch: GroupBatch, completions: Completions, scores: Tensor) -> Tensor:
-        """(N, K) rewards, computed per comparison set."""
+    def _prepared(self, batch: GroupBatch, features: Any, completions: Completions, judged: Judged) -> "_Sampled":
+        """What the optimiser steps need: the old and the reference's log-probabilities beside what was sampled."""
         k = self.sampling.k
-        rewards = torch.zeros_like(scores)
-        for name in dict.fromkeys(batch.sets):
-            rows = torch.tensor([row for row, other in enumerate(batch.sets) if other == name], device=scores.device)
-            texts = [completions.texts[i * k : (i + 1) * k] for i in rows.tolist()]
-            rewards[rows] = self.reward(RewardInputs(scores[rows], batch.g[rows], batch.source_scores[rows], texts))
-        return rewards
+        left_out = judged.left_out[judged.own].to(self.device).repeat_interleave(k)
+        unlearned = left_out | completions.truncated if self.mask_truncated else left_out
+        sampled = _Sampled(
+            prompts=batch.prompts,
+            features=features,
+            tokens=completions.tokens,
+            mask=completions.mask,
+            learned=completions.mask * ~unlearned[:, None],
+            counted=~left_out,
+            advantages=judged.advantages[judged.own].to(self.device),
+        )
+        if self.kl_coef > 0:
+            with nullcontext() if self._reference else self.model.disable_adapter():
+                sampled.reference = self._frozen(self._reference[0] if self._reference else self.model, sampled)
+        if completions.exact:
+            sampled.old = completions.logprobs if self.inner_epochs * self.mini_batches > 1 else None
+            return sampled
+        sampled.old = self._frozen(self.model, sampled)
+        sampled.weights, metrics = truncated_importance_weights(
+            sampled.old, completions.logprobs, sampled.mask, self.sampling_correction, self.sampling_cap
+        )
+        self._log(metrics, across=True)
+        return sampled
 
-    def _update(self, sampled: "_Sampled", batch: GroupBatch, completions: Completions) -> None:
-        """One optimiser step; the images go through the model in `accumulate` parts."""
+    @torch.no_grad()
+    def _frozen(self, model: Any, sampled: "_Sampled") -> Tensor:
+        """Log-probabilities without a graph, in as many parts as the optimiser steps take."""
+        parts = _parts(len(sampled.advantages), min(self.accumulate * self.mini_batches, len(sampled.advantages)))
+        return torch.cat([self._logprobs(model, sampled.of(part))[0] for part in parts])
+
+    def _logprobs(self, model: Any, sampled: "_Sampled") -> tuple[Tensor, Tensor]:
+        return branch_logprobs(
+            model,
+            sampled.prompts,
+            sampled.tokens,
+            sampled.mask,
+            self.sampling.temperature,
+            sampled.features,
+            self.shared_prefix,
+        )
+
+    def _update(self, sampled: "_Sampled", parts: int, judged: Judged) -> None:
+        """One optimiser step; the images go through the model in several parts."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()
-        images, logged = len(sampled.advantages), dict[str, Tensor]()
-        for chosen in torch.arange(images).tensor_split(min(self.accumulate, images)):
-            share = len(chosen) / images
-            loss, metrics = self._loss(sampled.of(chosen), sampled.learned.sum())
-            # A sum divided by the tokens of the whole step adds up as it is; a mean over completions by its share.
-            loss = loss if self.aggregation in ("dapo", "bnpo") else loss * share
-            self._stop_unless_finite(loss, batch, completions)
-            self.manual_backward(loss)
-            for name, value in {"loss": loss.detach() / share, **metrics}.items():
-                logged[name] = logged.get(name, torch.zeros_like(value)) + value * share
+        outputs, tokens = self._sums(sampled.counted.sum(), sampled.learned.sum())
+        if outputs == 0:  # every group of this step has an image that could not be read
+            return
+        logged: dict[str, Tensor] = {}
+        pieces = _parts(len(sampled.advantages), parts)
+        for number, images in enumerate(pieces, start=1):
+            chosen = sampled.of(images)
+            with self._without_sync(number < parts):
+                loss, metrics = self._loss(chosen, outputs, tokens)
+                self._stop_unless_finite(loss, judged)
+                self.manual_backward(loss)
+            share = chosen.learned.sum() / tokens.clamp(min=1) * self.trainer.world_size
+            for name, value in {"loss": loss.detach(), **{n: m * share for n, m in metrics.items()}}.items():
+                logged[name] = logged.get(name, torch.zeros_like(value)) + value
         limit = self.optimisation.clip_grad_norm or float("inf")
-        logged["grad_norm"] = torch.nn.utils.clip_grad_norm_(bare(self.model).parameters(), limit)
+        norm = torch.nn.utils.clip_grad_norm_(bare(self.model).parameters(), limit)
         optimizer.step()
         scheduler.step()
-        self._log(logged)
+        self._log(logged, across=True)
+        self._log({"grad_norm": norm})
 
-    def _loss(self, sampled: "_Sampled", token_count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of some images of a step whose loss is over `token_count` tokens."""
+    def _loss(self, sampled: "_Sampled", outputs: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The part of a step's loss that some of its images make up.
+
+        Args:
+            sampled: the images.
+            outputs: how many outputs the step counts, over all processes.
+            tokens: how many tokens it learns from.
+
+        Returns:
+            A loss whose sum over the parts of a process, averaged over the processes (which is what data parallelism
+            does to gradients), is the loss of the step; and means over the part's tokens.
+        """
         logps, entropy = self._logprobs(self.model, sampled)
-        return grpo_loss(
+        world = self.trainer.world_size
+        loss, metrics = grpo_loss(
             logprobs=logps,
             old_logprobs=sampled.old,
             ref_logprobs=sampled.reference,
@@ -207,69 +291,74 @@ class GRPO(VisionLanguageModule):
             clip_high=self.clip_high,
             kl_coef=self.kl_coef,
             ratio_level=self.ratio_level,
+            # `bnpo` is the mean over the tokens of a batch, and the batch is the step: `dapo` with its count.
             aggregation="dapo" if self.aggregation == "bnpo" else self.aggregation,
             max_completion_length=self.sampling.max_new_tokens,
-            token_count=token_count,
+            token_count=tokens / world,
             entropy=entropy,
+            sampling_weights=sampled.weights,
         )
+        if self.aggregation in ("grpo", "dr_grpo"):  # means over the part's outputs, counted or not
+            loss = loss * len(sampled.counted) * world / outputs
+        return loss, metrics
 
-    def _logprobs(self, model: Any, sampled: "_Sampled") -> tuple[Tensor, Tensor]:
-        return branch_logprobs(
-            model, sampled.prompts, sampled.tokens, sampled.mask, self.sampling.temperature, sampled.features
-        )
+    def _without_sync(self, wanted: bool) -> AbstractContextManager[Any]:
+        """Within it gradients add up without being exchanged, where the strategy can wait with that."""
+        block = getattr(self.trainer.strategy, "block_backward_sync", None)
+        return block() if wanted and block is not None else nullcontext()
 
-    @torch.no_grad()
-    def _reference_logprobs(self, sampled: "_Sampled") -> Tensor | None:
-        if self.kl_coef == 0:
-            return None
-        model = self._reference[0] if self._reference else self.model
-        images = len(sampled.advantages)
-        with nullcontext() if self._reference else self.model.disable_adapter():
-            parts = torch.arange(images).tensor_split(min(self.accumulate * self.mini_batches, images))
-            return torch.cat([self._logprobs(model, sampled.of(part))[0] for part in parts])
-
-    def _stop_unless_finite(self, loss: Tensor, batch: GroupBatch, completions: Completions) -> None:
+    def _stop_unless_finite(self, loss: Tensor, judged: Judged) -> None:
         """End training at the first loss that is no number, with what led to it in `nonfinite.json`."""
-        if loss.isfinite():
+        (found,) = self._sums(torch.isfinite(loss.detach()).float())
+        if found == self.trainer.world_size:
             return
         path = Path(self.trainer.default_root_dir) / "nonfinite.json"
-        k = self.sampling.k
-        found = {
+        rows = zip(judged.members, judged.texts, judged.rewards.tolist(), strict=True)
+        content = {
             "step": self.global_step,
-            "loss": float(loss),
+            "loss": str(float(loss.detach())),
             "images": [
-                {"group": m.group, "image": m.image, "g": m.g, "texts": completions.texts[i * k : (i + 1) * k]}
-                for i, m in enumerate(batch.members)
+                {"group": m.group, "image": m.image, "g": m.g, "texts": texts, "rewards": rewards}
+                for m, texts, rewards in rows
             ],
         }
-        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        if self.trainer.is_global_zero:
+            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
         raise UserError(
-            f"the loss is {float(loss)} at step {self.global_step}; its batch is in {path}. Lower optimisation.lr, or "
-            "raise kl_coef; with backbone.dtype=bfloat16 try float32"
+            f"the loss is {float(loss.detach())} at step {self.global_step}; its batch is in {path}. Lower "
+            "optimisation.lr, or raise kl_coef; with bfloat16 try float32"
         )
 
-    def _log(self, values: dict[str, Tensor]) -> None:
+    def _sums(self, *values: Tensor) -> Tensor:
+        """Sums of scalars over all processes, (len(values),)."""
+        stacked = torch.stack([value.float() for value in values])
+        total: Tensor = self.trainer.strategy.reduce(stacked, reduce_op="sum")
+        return total
+
+    def _mean_over_outputs(self, *values: Any) -> Tensor:
+        sums = self._sums(*(torch.as_tensor(value, device=self.device) for value in values))
+        return sums[:-1] / sums[-1]
+
+    def _log(self, values: dict[str, Tensor], across: bool = False) -> None:
+        """Log scalars; `across` takes the mean over processes of what differs between them."""
         shown = {"reward", "kl"}
         for name, value in values.items():
-            self.log(f"train/{name}", value, prog_bar=name in shown, batch_size=1)
+            self.log(f"train/{name}", value, prog_bar=name in shown, batch_size=1, sync_dist=across)
 
-    def _keep_rows(
-        self, batch: GroupBatch, completions: Completions, scores: Tensor, rewards: Tensor, advantages: Tensor
-    ) -> None:
+    def _keep_rows(self, judged: Judged) -> None:
         """Remember the first output of every image of this step for the table of completions."""
-        k = self.sampling.k
         self.completion_rows = [
             CompletionRow(
                 step=self.global_step,
                 group=member.group,
                 image=member.image,
                 g=member.g,
-                score=None if scores[i, 0].isnan() else float(scores[i, 0]),
-                reward=float(rewards[i, 0]),
-                advantage=float(advantages[i, 0]),
-                text=completions.texts[i * k],
+                score=None if judged.scores[i, 0].isnan() else float(judged.scores[i, 0]),
+                reward=float(judged.rewards[i, 0]),
+                advantage=float(judged.advantages[i, 0]),
+                text=judged.texts[i][0],
             )
-            for i, member in enumerate(batch.members)
+            for i, member in enumerate(judged.members)
         ]
 
 
@@ -283,9 +372,11 @@ class _Sampled:
         tokens: (N*K, T).
         mask: (N*K, T), 1 on completion tokens.
         learned: (N*K, T), 1 on those that enter the loss.
+        counted: (N*K,) bool, whether an output counts where the loss is a mean over outputs.
         advantages: (N, K).
-        old: (N*K, T) log-probabilities of the sampling pass; None if the policy takes one step on the rollout.
+        old: (N*K, T) log-probabilities of the policy that sampled; None if it is the policy that takes the step.
         reference: (N*K, T) log-probabilities of the reference; None without a penalty.
+        weights: (N*K, T) or (N*K, 1) for another engine's sampling; None without.
     """
 
     prompts: VisionTextBatch
@@ -293,9 +384,11 @@ class _Sampled:
     tokens: Tensor
     mask: Tensor
     learned: Tensor
+    counted: Tensor
     advantages: Tensor
-    old: Tensor | None
+    old: Tensor | None = None
     reference: Tensor | None = None
+    weights: Tensor | None = None
 
     def of(self, images: Tensor) -> "_Sampled":
         """The same of some of the images."""
@@ -304,14 +397,30 @@ class _Sampled:
         images = images.to(self.tokens.device)
         k = self.advantages.shape[1]
         rows = (images[:, None] * k + torch.arange(k, device=images.device)).flatten()
-        parts = None if self.features is None else split_features(self.features)
+
+        def taken(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[rows]
+
         return _Sampled(
             prompts=self.prompts.rows(images),
-            features=None if parts is None else join_features([parts[i] for i in images.tolist()]),
+            features=_features_of(self.features, images),
             tokens=self.tokens[rows],
             mask=self.mask[rows],
             learned=self.learned[rows],
+            counted=self.counted[rows],
             advantages=self.advantages[images],
-            old=None if self.old is None else self.old[rows],
-            reference=None if self.reference is None else self.reference[rows],
+            old=taken(self.old),
+            reference=taken(self.reference),
+            weights=taken(self.weights),
         )
+
+
+def _features_of(features: Any, images: Tensor) -> Any:
+    if features is None:
+        return None
+    parts = split_features(features)
+    return join_features([parts[i] for i in images.tolist()])
+
+
+def _parts(images: int, count: int) -> Iterator[Tensor]:
+    yield from torch.arange(images).tensor_split(count)
