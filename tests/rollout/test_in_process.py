@@ -46,7 +46,7 @@ def test_greedy_equals_transformers_generate(nano, prompts):
     model, _processor = nano
     ours = sample(nano, prompts, temperature=0.0, max_new_tokens=10)
     theirs = model.generate(
-        **{k: v for k, v in vars(prompts).items() if v is not None},
+        **{k: v for k, v in vars(prompts).items() if isinstance(v, torch.Tensor)},
         do_sample=False,
         max_new_tokens=10,
         suppress_tokens=suppressed_tokens(model),
