@@ -108,7 +108,7 @@ def test_tokens_are_drawn_as_often_as_they_are_probable(nano, prompts):
     model, processor = nano
     one = prompts.rows(torch.tensor([0]))
     out = InProcessRollout()(model, processor, one, Sampling(k=6000, max_new_tokens=1), [0])
-    logits = model(**{k: v for k, v in vars(one).items() if v is not None}).logits[0, -1].detach()
+    logits = model(**{k: v for k, v in vars(one).items() if isinstance(v, torch.Tensor)}).logits[0, -1].detach()
     logits[suppressed_tokens(model)] = -torch.inf
     expected = logits.softmax(-1)
     counts = torch.bincount(out.tokens[:, 0], minlength=len(expected)).float()
