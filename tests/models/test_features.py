@@ -434,7 +434,8 @@ def test_two_processes_write_read_and_evict_in_the_same_folder(photos, tmp_path)
     ("options", "message"),
     [
         ({"cache": "disk"}, "features.path is not set"),
-        ({"cache": "memory", "max_gb": 0.0}, "max_gb is 0.0; it must be positive"),
+        ({"cache": "memory", "max_gb": 0.0}, "max_gb is 0.0; it must be a positive, finite number"),
+        ({"cache": "memory", "max_gb": float("inf")}, "max_gb is inf"),
         ({"cache": "disk", "path": "/dev/null/features"}, "cannot keep features in /dev/null/features"),
     ],
 )

@@ -21,7 +21,10 @@ from torch import Tensor
 from redaes.errors import UserError
 
 SHARE_PER_LOOK = 64
+"""A process measures the folder again after it wrote the bound divided by this."""
+
 ABANDONED = 3600
+"""Age in seconds from which a draft belongs to a process that died."""
 
 
 class FeatureStore(Protocol):
@@ -81,7 +84,7 @@ class DiskStore:
     Several processes may use a folder at the same time: a file appears whole or not at all, one that another process
     removed is a miss, and two that compute the same image write the same bytes. When an entry was last used is the
     file's time of modification. The folder is measured again after every 1/64 of the bound that a process writes; so
-    one process alone stays within it, and each further one can overshoot by that much until it next looks.
+    one process alone stays within it, and each further one can overshoot by that much, or by one entry, until it looks.
 
     Args:
         root: the folder; made if it does not exist. Files that are no features are left alone.

@@ -11,6 +11,7 @@ together, which is faster and may differ in the last bits.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,7 +99,7 @@ class FeatureCache:
         misses: images that went through the tower because they were not found.
 
     Raises:
-        UserError: a bound that is not positive, a disk cache without a path or with one that cannot be written.
+        UserError: a bound that is no positive number, a disk cache without a path or with one that cannot be written.
     """
 
     def __init__(self, options: FeatureCaching) -> None:
@@ -196,9 +197,9 @@ def _circumstances(visual: Any) -> list[str]:
 def _open_store(options: FeatureCaching) -> FeatureStore | None:
     if options.cache is None:
         return None
+    if not 0 < options.max_gb < math.inf:
+        raise UserError(f"backbone.features.max_gb is {options.max_gb}; it must be a positive, finite number")
     limit = int(options.max_gb * 1e9)
-    if limit <= 0:
-        raise UserError(f"backbone.features.max_gb is {options.max_gb}; it must be positive")
     if options.cache == "memory":
         return MemoryStore(limit)
     if options.path is None:

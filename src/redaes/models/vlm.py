@@ -57,7 +57,7 @@ class FeatureCaching:
     cache: Literal["memory", "disk"] | None = None
     path: str | None = None
     max_gb: float = 4.0
-    dtype: Literal["bfloat16", "float16"] | None = None
+    dtype: Literal["bfloat16"] | None = None
 
 
 @dataclass
