@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from redaes.data.modules import CalibrationData, ComparativeData, GroupData
 from redaes.errors import UserError
@@ -54,8 +55,15 @@ RUNS = {
     "sft, loader processes": (sft, {**BY_STEPS, "max_steps": 6, "val_check_interval": 2}, {"workers": 2}),
     "calibration, whole epochs": (calibration, {"max_epochs": 4, "check_val_every_n_epoch": 2}, {}),
     "calibration, loader processes": (calibration, {"max_epochs": 3}, {"workers": 1}),
+    "calibration, loaded late": (calibration, {"max_epochs": 3, "late": True}, {"workers": 1}),
     "grpo, two steps on a rollout": (grpo, {**BY_STEPS, "max_steps": 14, "val_check_interval": 2}, {}),
 }
+
+
+class Late(SingleDeviceStrategy):
+    """Loads checkpoints after the loaders were made, as strategies that shard do."""
+
+    restore_checkpoint_after_setup = True
 
 
 class Trained(Callback):
@@ -69,6 +77,8 @@ class Trained(Callback):
 
 
 def run(root, start, options, more=(), **checkpointing):
+    options = dict(options)
+    strategy = Late("cpu") if options.pop("late", False) else "auto"
     seed_everything(3)
     module, data = start
     trained = Trained()
@@ -76,6 +86,7 @@ def run(root, start, options, more=(), **checkpointing):
     trainer = Trainer(
         default_root_dir=root,
         accelerator="cpu",
+        strategy=strategy,
         logger=[CSVLogger(root, name="", version=""), TensorBoardLogger(root, name="tensorboard", version="")],
         callbacks=[checkpoints, trained, AnswerTable(samples=2), CompletionTable(every_n_steps=1), *more],
         log_every_n_steps=1,
