@@ -1,19 +1,24 @@
 """A run that was stopped and continued is the run that was not: weights, metrics and tables, from any checkpoint."""
 
 import csv
+import random
 import shutil
+from datetime import timedelta
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from redaes.data.modules import CalibrationData, ComparativeData, GroupData
+from redaes.errors import UserError
 from redaes.models.vlm import Backbone, Lora
 from redaes.training.base import Optimisation
 from redaes.training.calibration import Calibration
 from redaes.training.callbacks import AnswerTable, CompletionTable
-from redaes.training.checkpoints import Checkpoints
+from redaes.training.checkpoints import Checkpoints, commit, is_whole, newest_checkpoint
 from redaes.training.grpo import GRPO
 from redaes.training.sft import ComparativeSFT
 
@@ -50,8 +55,15 @@ RUNS = {
     "sft, loader processes": (sft, {**BY_STEPS, "max_steps": 6, "val_check_interval": 2}, {"workers": 2}),
     "calibration, whole epochs": (calibration, {"max_epochs": 4, "check_val_every_n_epoch": 2}, {}),
     "calibration, loader processes": (calibration, {"max_epochs": 3}, {"workers": 1}),
+    "calibration, loaded late": (calibration, {"max_epochs": 3, "late": True}, {"workers": 1}),
     "grpo, two steps on a rollout": (grpo, {**BY_STEPS, "max_steps": 14, "val_check_interval": 2}, {}),
 }
+
+
+class Late(SingleDeviceStrategy):
+    """Loads checkpoints after the loaders were made, as strategies that shard do."""
+
+    restore_checkpoint_after_setup = True
 
 
 class Trained(Callback):
@@ -64,7 +76,9 @@ class Trained(Callback):
         self.batches.append((trainer.current_epoch, batch_idx))
 
 
-def run(root, start, options, **checkpointing):
+def run(root, start, options, more=(), **checkpointing):
+    options = dict(options)
+    strategy = Late("cpu") if options.pop("late", False) else "auto"
     seed_everything(3)
     module, data = start
     trained = Trained()
@@ -72,13 +86,13 @@ def run(root, start, options, **checkpointing):
     trainer = Trainer(
         default_root_dir=root,
         accelerator="cpu",
+        strategy=strategy,
         logger=[CSVLogger(root, name="", version=""), TensorBoardLogger(root, name="tensorboard", version="")],
-        callbacks=[checkpoints, trained, AnswerTable(samples=2), CompletionTable(every_n_steps=1)],
-        num_sanity_val_steps=0,
+        callbacks=[checkpoints, trained, AnswerTable(samples=2), CompletionTable(every_n_steps=1), *more],
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **{"limit_val_batches": 1, **options},
+        **{"limit_val_batches": 1, "num_sanity_val_steps": 0, **options},
     )
     checkpoints.prepare(trainer)
     trainer.fit(module, data)
@@ -96,9 +110,9 @@ def test_from_every_checkpoint_the_run_ends_with_the_same_bits(name, dataset, ch
     whole = tmp_path / "whole"
     expected, batches = run(whole, stage(checkpoint, dataset, **settings), options)
     assert len({epoch for epoch, _ in batches}) > 1
-    written = sorted((whole / "checkpoints").iterdir())
-    assert len(written) >= 4
-    for path in written:
+    paths = sorted((whole / "checkpoints").iterdir())
+    assert len(paths) >= 4
+    for path in paths:
         root = tmp_path / path.stem
         shutil.copytree(whole, root)
         for other in (root / "checkpoints").iterdir():
@@ -110,3 +124,136 @@ def test_from_every_checkpoint_the_run_ends_with_the_same_bits(name, dataset, ch
         assert all(torch.equal(expected[key], found[key]) for key in expected), path
         assert rows(root) == rows(whole), path
         assert (root / "completions.jsonl").read_text() == (whole / "completions.jsonl").read_text(), path
+
+
+class Drawing(Callback):
+    """Draws random numbers in validation, as a metric or a rollout may."""
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        torch.rand(3), random.random(), np.random.rand()
+
+
+def test_what_validation_draws_does_not_reach_training(dataset, checkpoint, tmp_path):
+    options = {**BY_STEPS, "max_steps": 4, "limit_val_batches": 0}
+    expected, _ = run(tmp_path / "without", sft(checkpoint, dataset), options)
+    options |= {"limit_val_batches": 2, "val_check_interval": 1, "num_sanity_val_steps": 1}
+    found, _ = run(tmp_path / "with", sft(checkpoint, dataset), options, more=[Drawing()])
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def written(folder, *batches):
+    """A folder of small checkpoints, newest last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"step={2 * number}-batch={number}.ckpt" for number in batches]
+    for path in paths:
+        torch.save({"weights": torch.arange(200.0), "name": path.name}, path)
+    return paths
+
+
+def test_the_newest_is_taken_by_number_and_what_was_half_written_is_removed(tmp_path, capsys):
+    *_, newest = written(tmp_path, 9, 10)
+    half = tmp_path / ".step=22-batch=11.ckpt.part"
+    half.write_bytes(newest.read_bytes()[:100])
+    (tmp_path / "best.ckpt").write_bytes(b"somebody else's")
+    assert newest_checkpoint(tmp_path) == newest
+    assert not half.exists()
+    assert (tmp_path / "best.ckpt").exists()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(tmp_path, capsys):
+    before, newest = written(tmp_path, 1, 2)
+    newest.write_bytes(newest.read_bytes()[:-300])
+    assert newest_checkpoint(tmp_path) == before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(newest) in line
+    assert "damaged" in line
+    assert newest_checkpoint(tmp_path) == before
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_valid_one_training_begins_anew_and_says_so(tmp_path, capsys):
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+    assert capsys.readouterr().err == ""
+    for path in written(tmp_path, 1, 2):
+        path.write_bytes(b"")
+    assert newest_checkpoint(tmp_path) is None
+    assert "starting from the beginning" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_whatever_byte_is_wrong_a_checkpoint_is_refused_or_loads_unharmed(tmp_path):
+    (path,) = written(tmp_path, 1)
+    good, expected = path.read_bytes(), torch.load(path, weights_only=True)
+    rng, refused = random.Random(0), 0
+    for _ in range(600):
+        damaged = bytearray(good)
+        damaged[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        if is_whole(path):
+            found = torch.load(path, weights_only=True)
+            assert torch.equal(found["weights"], expected["weights"])
+            assert found["name"] == expected["name"]
+        else:
+            refused += 1
+    assert refused > 200
+
+
+def sharded(folder):
+    folder.mkdir(parents=True)
+    for rank in range(2):
+        (folder / f"__{rank}_0.distcp").write_bytes(bytes(1000 + rank))
+    (folder / "meta.pt").write_bytes(b"meta")
+    return folder
+
+
+def test_a_folder_of_shards_is_valid_only_if_it_is_complete(tmp_path):
+    path = tmp_path / "step=4-batch=4.ckpt"
+    assert not is_whole(sharded(path))
+    commit(sharded(tmp_path / ".step=4-batch=4.ckpt.part"), path)
+    assert is_whole(path)
+    assert not (tmp_path / ".step=4-batch=4.ckpt.part").exists()
+    assert newest_checkpoint(tmp_path) == path
+    (path / "__1_0.distcp").write_bytes(bytes(1000))
+    assert not is_whole(path)
+    (path / "__1_0.distcp").unlink()
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_the_newest_two_are_kept_and_the_end_is_one_of_them(dataset, checkpoint, tmp_path):
+    options = {**BY_STEPS, "max_steps": 5, "limit_val_batches": 0}
+    run(tmp_path, calibration(checkpoint, dataset), options, every_n_steps=2, keep=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "step=4-batch=4.ckpt",
+        "step=5-batch=5.ckpt",
+    ]
+    stored = torch.load(tmp_path / "checkpoints" / "step=5-batch=5.ckpt", weights_only=True)
+    assert stored["global_step"] == 5
+
+
+def test_a_checkpoint_can_be_due_by_time_alone(dataset, checkpoint, tmp_path):
+    options = {**BY_STEPS, "max_steps": 3, "limit_val_batches": 0}
+    often = {"every_n_steps": None, "train_time_interval": timedelta(0), "keep": 9}
+    run(tmp_path / "often", calibration(checkpoint, dataset), options, **often)
+    assert len(list((tmp_path / "often" / "checkpoints").iterdir())) == 3
+    run(tmp_path / "rarely", calibration(checkpoint, dataset), options, **often | {"train_time_interval": timedelta(1)})
+    assert len(list((tmp_path / "rarely" / "checkpoints").iterdir())) == 1
+
+
+def test_rows_after_the_checkpoint_and_half_written_ones_are_dropped(dataset, checkpoint, tmp_path):
+    options = {**BY_STEPS, "max_steps": 4, "val_check_interval": 2}
+    run(tmp_path, calibration(checkpoint, dataset), options)
+    metrics, table = tmp_path / "metrics.csv", tmp_path / "completions.jsonl"
+    before, answers = rows(tmp_path), table.read_text()
+    with metrics.open("a") as file:
+        file.write(metrics.read_text().splitlines()[-1] + "\r\n1")
+    with table.open("a") as file:
+        file.write(answers.splitlines()[-1].replace('"step": 4', '"step": 5') + '\n{"step": 1')
+    run(tmp_path, calibration(checkpoint, dataset), {**options, "max_steps": 4})
+    assert [row for row in rows(tmp_path) if float(row["step"]) < 4] == before + before[-1:]
+    assert table.read_text() == answers
+
+
+@pytest.mark.parametrize("name", ["every_n_steps", "keep"])
+def test_a_number_below_one_is_refused(name):
+    with pytest.raises(UserError, match=f"{name} of the checkpoints is 0"):
+        Checkpoints(**{name: 0})

@@ -164,8 +164,9 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
         def instantiate_trainer(self, **kwargs: Any) -> Any:
             wanted = self._get(self.config_init, "trainer", default={})
             callbacks = wanted.get("callbacks") or []
-            resumable = chosen == "fit" and wanted.get("enable_checkpointing") is not False
-            if resumable and not any(isinstance(c, Checkpoints) for c in callbacks):
+            # Without a folder of its own, a run would go on from what another one left.
+            resumable = wanted.get("default_root_dir") and wanted.get("enable_checkpointing") is not False
+            if chosen == "fit" and resumable and not any(isinstance(c, Checkpoints) for c in callbacks):
                 kwargs["callbacks"] = [*callbacks, Checkpoints()]
             return super().instantiate_trainer(**kwargs)
 

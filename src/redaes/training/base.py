@@ -112,7 +112,7 @@ class VisionLanguageModule(LightningModule):
     def log_ranking(self) -> None:
         """Log the ranking metrics of a whole validation epoch."""
         if self.ranking["srcc"].update_called:
-            self.log_dict(self.ranking.compute(), prog_bar=True)
+            self.log_dict(self.ranking.compute(), prog_bar=True, sync_dist=True)
             self.ranking.reset()
 
 

@@ -56,7 +56,7 @@ class SupervisedModule(VisionLanguageModule):
             _, (nll, _, tokens, _) = self._sums(batch)
             if tokens:
                 # Weighted by tokens, so that the mean of the epoch does not depend on how it was cut into batches.
-                self.log("val/loss", nll / tokens, prog_bar=True, batch_size=int(tokens))
+                self.log("val/loss", nll / tokens, prog_bar=True, batch_size=int(tokens), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the rankings, if groups were validated."""
