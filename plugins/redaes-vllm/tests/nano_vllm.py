@@ -117,6 +117,7 @@ class NanoServer:
         self.failures = []
         self.development = True
         self.paused = False
+        self.files = 0
         self.change_answer = lambda answer: answer
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
@@ -150,6 +151,7 @@ class NanoServer:
         assert self.paused
         assert body["method"] == "reload_weights"
         files = sorted(Path(body["kwargs"]["weights_path"]).glob("*.safetensors"))
+        self.files = len(files)
         self.engine.load_weights(item for file in files for item in load_file(file).items())
         return {"results": [None]}
 

@@ -1,6 +1,7 @@
 """The server rollout against a server on loopback that speaks vLLM's protocol with a real model behind it."""
 
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,10 +95,26 @@ def test_weights_leave_nothing_behind_in_a_shared_folder(nano, prompts, server, 
     assert all(torch.equal(a, b.bfloat16().float()) for a, b in zip(there, here, strict=True))
 
 
+def test_two_runs_may_hand_over_in_one_folder_and_another_user_may_read_it(nano, prompts, server, tmp_path):
+    modes = []
+    reload = server.collective_rpc
+
+    def watched(body):
+        folder = Path(body["kwargs"]["weights_path"])
+        modes.extend(path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir()))
+        return reload(body)
+
+    server.collective_rpc = watched
+    for _ in range(2):
+        rollout(server, folder=str(tmp_path))(*nano, prompts, SAMPLING, SEEDS)
+    assert modes == [0o755, 0o644] * 2
+
+
 def test_many_files_of_weights_are_as_good_as_one(nano, prompts, server, monkeypatch):
     monkeypatch.setattr("redaes_vllm.server.SHARD_BYTES", 50_000)
     train_a_step(nano[0])
     assert_same(rollout(server)(*nano, prompts, SAMPLING, SEEDS), in_process(nano, prompts))
+    assert server.files > 3
 
 
 @pytest.mark.parametrize("failure", [500, 503, 429, "disconnect", "hang"])

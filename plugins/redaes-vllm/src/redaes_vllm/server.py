@@ -38,8 +38,8 @@ class ServerRollout:
 
     Args:
         url: of the server.
-        folder: where weights are handed over; server and trainer must both see it under this path. None takes a
-            temporary one, for a server on the same machine.
+        folder: where weights are handed over; server and trainer must both see it under this path. None takes the
+            system's temporary one, for a server on the same machine.
         dtype: of the weights handed over; None leaves them as they are trained.
         timeout: seconds that an answer, or the loading of weights, may take.
         attempts: how often a request is made before giving up.
@@ -73,8 +73,6 @@ class ServerRollout:
         self._client: Client | None = None
         self._model = ""
         self._sent: Tensor | None = None
-        self._updates = 0
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __call__(
         self,
@@ -159,8 +157,7 @@ class ServerRollout:
         self._sent = now
 
     def _hand_over(self, client: "Client", weights: "Iterable[tuple[str, Tensor]]") -> None:
-        folder = self._root() / f"update-{self._updates:06d}"
-        self._updates += 1
+        folder = self._new_folder()
         try:
             self._write(folder, weights)
             client.post("/pause", mode="wait")
@@ -179,27 +176,31 @@ class ServerRollout:
         import torch
         from safetensors.torch import save_file
 
+        def save() -> None:
+            file = folder / f"model-{len(list(folder.iterdir())):05d}.safetensors"
+            save_file(shard, file)
+            file.chmod(0o644)
+            shard.clear()
+
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
         shard: dict[str, Tensor] = {}
-        size = files = 0
         try:
-            folder.mkdir(parents=True)
             for name, weight in weights:
                 shard[name] = weight.to("cpu", dtype).contiguous()
-                size += shard[name].nbytes
-                if size >= SHARD_BYTES:
-                    save_file(shard, folder / f"model-{files:05d}.safetensors")
-                    shard, size, files = {}, 0, files + 1
+                if sum(part.nbytes for part in shard.values()) >= SHARD_BYTES:
+                    save()
             if shard:
-                save_file(shard, folder / f"model-{files:05d}.safetensors")
+                save()
         except OSError as error:
             raise UserError(f"cannot write weights to {folder}: {error.strerror or error} (rollout.folder)") from error
 
-    def _root(self) -> Path:
-        if self.folder is not None:
-            return Path(self.folder).expanduser().absolute()
-        if self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="redaes-vllm-", ignore_cleanup_errors=True)
-            # The server may run as another user.
-            Path(self._temporary.name).chmod(0o755)
-        return Path(self._temporary.name)
+    def _new_folder(self) -> Path:
+        """A folder of this update alone, which the server can read even as another user."""
+        root = Path(self.folder or tempfile.gettempdir()).expanduser().absolute()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="redaes-weights-", dir=root))
+            folder.chmod(0o755)
+        except OSError as error:
+            raise UserError(f"cannot write weights to {root}: {error.strerror or error} (rollout.folder)") from error
+        return folder
