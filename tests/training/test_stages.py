@@ -27,7 +27,6 @@ def fit(module, data, root, steps, **options):
     trainer = Trainer(
         default_root_dir=root,
         max_steps=steps,
-        max_epochs=-1,
         accelerator="cpu",
         logger=CSVLogger(root, name="", version=""),
         num_sanity_val_steps=0,
@@ -35,7 +34,7 @@ def fit(module, data, root, steps, **options):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **{"limit_val_batches": 0, **options},
+        **{"limit_val_batches": 0, "max_epochs": -1, **options},
     )
     trainer.fit(module, data)
     return trainer
@@ -162,7 +161,7 @@ def test_several_inner_epochs_move_the_ratio_off_one(dataset, checkpoint, tmp_pa
 
 def gradients_of(checkpoint, dataset, root, steps=1, rollout=None, data=None, **options):
     reward = {"class_path": "tests.training.rewards.Brevity"}
-    optimisation = Optimisation(lr=1e-3, schedule="constant", warmup=0.0)
+    optimisation = Optimisation(lr=1e-3, schedule="constant", warmup=0.0, clip_grad_norm=0.0)
     module = grpo(checkpoint, reward=reward, optimisation=optimisation, **options)
     module.rollout = rollout or module.rollout
     # AdamW's first step is the sign of the gradient, which tells too little: the gradient itself is compared.
@@ -277,7 +276,7 @@ def test_a_group_with_an_unreadable_image_is_left_out_of_the_step(dataset, check
             loader = super().train_dataloader()
             collate = loader.collate_fn
             # Positions stay, so that the other group's completions are the same.
-            loader.collate_fn = lambda items: collate([i for i in items if i[1].group != items[0][1].group])
+            loader.collate_fn = lambda items: collate([i for i in items if i[2].group != items[0][2].group])
             return loader
 
     found = []
