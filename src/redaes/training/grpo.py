@@ -340,10 +340,12 @@ class GRPO(VisionLanguageModule):
         return sums[:-1] / sums[-1]
 
     def _log(self, values: dict[str, Tensor], across: bool = False) -> None:
-        """Log scalars; `across` takes the mean over processes of what differs between them."""
+        """Log scalars; `across` takes what differs between processes together, by its mean unless its name says how."""
         shown = {"reward", "kl"}
         for name, value in values.items():
-            self.log(f"train/{name}", value, prog_bar=name in shown, batch_size=1, sync_dist=across)
+            how = name.rpartition("_")[2]
+            reduce = how if how in ("min", "max") else "mean"
+            self.log(f"train/{name}", value, prog_bar=name in shown, batch_size=1, sync_dist=across, reduce_fx=reduce)
 
     def _keep_rows(self, judged: Judged) -> None:
         """Remember the first output of every image of this step for the table of completions."""
