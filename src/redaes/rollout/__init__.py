@@ -92,7 +92,7 @@ class Rollout(Protocol):
         seeds: Sequence[int] | None = None,
         features: Any = None,
     ) -> Completions:
-        """Sample completions.
+        """Sample completions. In a training on several processes, all of them call it equally often.
 
         Args:
             model: the policy, from `open_model`.

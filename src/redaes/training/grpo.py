@@ -145,9 +145,10 @@ class GRPO(VisionLanguageModule):
         """One rollout and the optimiser steps on it."""
         features = self.features(batch.prompts)
         completions, judged = self._sample(batch, features)
-        sampled = self._prepared(batch, features, completions, judged)
         # No process may have fewer parts than another: they wait for each other at every pass.
         fewest = len(judged.members) // self.trainer.world_size
+        parts = min(self.accumulate * self.mini_batches, fewest)
+        sampled = self._prepared(batch, features, completions, judged, parts)
         steps = min(self.mini_batches, fewest)
         for _ in range(self.inner_epochs):
             for images in _parts(len(batch.members), steps):
@@ -180,11 +181,10 @@ class GRPO(VisionLanguageModule):
                 break
             anew += int(judged.zero_std.sum())
             images = judged.zero_std[judged.own].nonzero().squeeze(1)
+            # A process without such an image samples one for nothing: processes must call a rollout equally often.
+            drawn, seeds = images if len(images) else torch.tensor([0]), self._seeds(batch, attempt)
+            fresh = draw(batch.prompts.rows(drawn), [seeds[i] for i in drawn.tolist()], _features_of(features, drawn))
             if len(images):
-                seeds = self._seeds(batch, attempt)
-                fresh = draw(
-                    batch.prompts.rows(images), [seeds[i] for i in images.tolist()], _features_of(features, images)
-                )
                 completions = completions.replaced(images, fresh)
             judged = judge(batch, completions.texts, self.reward, self.scale_rewards)
         if self.max_resamples:
@@ -198,7 +198,9 @@ class GRPO(VisionLanguageModule):
             for place in batch.positions.tolist()
         ]
 
-    def _prepared(self, batch: GroupBatch, features: Any, completions: Completions, judged: Judged) -> "_Sampled":
+    def _prepared(
+        self, batch: GroupBatch, features: Any, completions: Completions, judged: Judged, parts: int
+    ) -> "_Sampled":
         """What the optimiser steps need: the old and the reference's log-probabilities beside what was sampled."""
         k = self.sampling.k
         left_out = judged.left_out[judged.own].to(self.device).repeat_interleave(k)
@@ -214,11 +216,11 @@ class GRPO(VisionLanguageModule):
         )
         if self.kl_coef > 0:
             with nullcontext() if self._reference else self.model.disable_adapter():
-                sampled.reference = self._frozen(self._reference[0] if self._reference else self.model, sampled)
+                sampled.reference = self._frozen(self._reference[0] if self._reference else self.model, sampled, parts)
         if completions.exact:
             sampled.old = completions.logprobs if self.inner_epochs * self.mini_batches > 1 else None
             return sampled
-        sampled.old = self._frozen(self.model, sampled)
+        sampled.old = self._frozen(self.model, sampled, parts)
         sampled.weights, metrics = truncated_importance_weights(
             sampled.old, completions.logprobs, sampled.mask, self.sampling_correction, self.sampling_cap
         )
@@ -226,10 +228,13 @@ class GRPO(VisionLanguageModule):
         return sampled
 
     @torch.no_grad()
-    def _frozen(self, model: Any, sampled: "_Sampled") -> Tensor:
-        """Log-probabilities without a graph, in as many parts as the optimiser steps take."""
-        parts = _parts(len(sampled.advantages), min(self.accumulate * self.mini_batches, len(sampled.advantages)))
-        return torch.cat([self._logprobs(model, sampled.of(part))[0] for part in parts])
+    def _frozen(self, model: Any, sampled: "_Sampled", parts: int) -> Tensor:
+        """Log-probabilities without a graph, and without dropout, computed in parts."""
+        was_training = model.training
+        model.eval()
+        pieces = [self._logprobs(model, sampled.of(images))[0] for images in _parts(len(sampled.advantages), parts)]
+        model.train(was_training)
+        return torch.cat(pieces)
 
     def _logprobs(self, model: Any, sampled: "_Sampled") -> tuple[Tensor, Tensor]:
         return branch_logprobs(
