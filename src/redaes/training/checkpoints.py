@@ -81,7 +81,7 @@ class Checkpoints(Checkpoint):
             explicit: a checkpoint that was asked for instead.
         """
         self._prepared = True
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         self._chosen = Path(explicit) if explicit else newest_checkpoint(self._folder(trainer))
         if self._chosen is not None and not explicit:
@@ -104,6 +104,10 @@ class Checkpoints(Checkpoint):
 
         connector.resume_start = resume_start
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Another `fit` of the same trainer chooses anew."""
+        self._prepared, self._chosen = False, None
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count from here."""
         self._last = (trainer.global_step, time.monotonic())
@@ -121,7 +125,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the end, so that a crash while the model is exported costs nothing."""
-        self._save(trainer)
+        if not trainer.fast_dev_run:
+            self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the random states: what validation draws must not reach training."""
@@ -151,7 +156,11 @@ class Checkpoints(Checkpoint):
 
     def _is_due(self, trainer: Trainer) -> bool:
         batches = trainer.fit_loop.epoch_loop.batch_progress
-        if batches.total.completed == 0 or batches.current.completed % trainer.accumulate_grad_batches:
+        if (
+            trainer.fast_dev_run
+            or batches.total.completed == 0
+            or batches.current.completed % trainer.accumulate_grad_batches
+        ):
             return False
         step, when = self._last
         if self.every_n_steps is not None and trainer.global_step - step >= self.every_n_steps:
