@@ -66,9 +66,12 @@ class MetricsFile(ExperimentWriter):
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
-        rows = list(csv.DictReader(_whole_lines(path)))
-        self.metrics_keys = list(rows[0]) if rows else []
-        kept = [row for row in rows if _number(row.get("step")) < self._batches]
+        reader = csv.DictReader(_whole_lines(path))
+        kept = [row for row in reader if _number(row.get("step")) < self._batches]
+        if not kept:
+            path.unlink()
+            return
+        self.metrics_keys = list(reader.fieldnames or [])
         self._write(kept, self.metrics_keys)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
