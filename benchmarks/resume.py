@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,8 @@ def main() -> int:
     options = parser.parse_args()
     place = options.keep or Path(tempfile.mkdtemp())
     try:
-        result = measure(place.resolve(), options.stage, options.kills, options.seed)
+        with redirect_stdout(sys.stderr):
+            result = measure(place.resolve(), options.stage, options.kills, options.seed)
     finally:
         if options.keep is None:
             shutil.rmtree(place, ignore_errors=True)

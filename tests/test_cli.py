@@ -272,6 +272,31 @@ def test_the_saved_configuration_makes_the_same_again(tiny: Path, capsys: pytest
     assert fitted(capsys, "--config", "saved/config.yaml") == first
 
 
+def test_a_run_with_a_folder_is_continued_without_being_configured_for_it(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "--config", "base.yaml", "--trainer.enable_checkpointing=true", "--trainer.max_epochs=1"]
+
+    def said(*more: str) -> str:
+        assert main([*words, *more]) == 0
+        return capsys.readouterr().err
+
+    assert "continuing" not in said()
+    (written,) = (tiny / "base" / "checkpoints").iterdir()
+    assert f"continuing from base/checkpoints/{written.name} (--fresh starts over)\n" in said()
+    assert "continuing" not in said("--trainer.fast_dev_run=1")
+    assert "continuing" not in said("--fresh")
+    written.write_bytes(b"")
+    assert "starting from the beginning" in said()
+
+
+def test_the_time_between_checkpoints_is_a_setting(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = "{class_path: redaes.training.checkpoints.Checkpoints, init_args: {train_time_interval: '00:02:30'}}"
+    (tiny / "second.yaml").write_text(f"trainer: {{enable_checkpointing: true, callbacks: [{settings}]}}\n")
+    fitted(capsys, "--config", "second.yaml", "--trainer.max_epochs=1")
+    assert "train_time_interval: 0:02:30" in (tiny / "base" / "config.yaml").read_text().replace("'", "")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -18,7 +18,14 @@ from redaes.models.vlm import Backbone, Lora
 from redaes.training.base import Optimisation
 from redaes.training.calibration import Calibration
 from redaes.training.callbacks import AnswerTable, CompletionTable
-from redaes.training.checkpoints import Checkpoints, commit, is_whole, newest_checkpoint
+from redaes.training.checkpoints import (
+    Checkpoints,
+    commit,
+    is_whole,
+    newest_checkpoint,
+    random_state,
+    set_random_state,
+)
 from redaes.training.grpo import GRPO
 from redaes.training.sft import ComparativeSFT
 
@@ -124,6 +131,17 @@ def test_from_every_checkpoint_the_run_ends_with_the_same_bits(name, dataset, ch
         assert all(torch.equal(expected[key], found[key]) for key in expected), path
         assert rows(root) == rows(whole), path
         assert (root / "completions.jsonl").read_text() == (whole / "completions.jsonl").read_text(), path
+
+
+def test_every_generator_draws_the_same_again_and_its_state_is_plain(tmp_path):
+    cpu = torch.device("cpu")
+    draws = lambda: (random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item())  # noqa: E731
+    np.random.randn()
+    torch.save(random_state(cpu), tmp_path / "state")
+    expected = draws()
+    set_random_state(torch.load(tmp_path / "state", weights_only=True), cpu)
+    assert draws() == expected
+    assert draws() != expected
 
 
 class Drawing(Callback):
@@ -244,12 +262,14 @@ def test_rows_after_the_checkpoint_and_half_written_ones_are_dropped(dataset, ch
     run(tmp_path, calibration(checkpoint, dataset), options)
     metrics, table = tmp_path / "metrics.csv", tmp_path / "completions.jsonl"
     before, answers = rows(tmp_path), table.read_text()
+    later = metrics.read_text().splitlines()[-1].replace(",3,", ",4,", 1)
+    assert later.split(",")[1] == "4"
     with metrics.open("a") as file:
-        file.write(metrics.read_text().splitlines()[-1] + "\r\n1")
+        file.write(later + "\r\n\0\0\0\r\n1")
     with table.open("a") as file:
-        file.write(answers.splitlines()[-1].replace('"step": 4', '"step": 5') + '\n{"step": 1')
-    run(tmp_path, calibration(checkpoint, dataset), {**options, "max_steps": 4})
-    assert [row for row in rows(tmp_path) if float(row["step"]) < 4] == before + before[-1:]
+        file.write(answers.splitlines()[-1].replace('"step": 4', '"step": 5') + '\n\0\0\n{"step": 1')
+    run(tmp_path, calibration(checkpoint, dataset), options)
+    assert rows(tmp_path) == before
     assert table.read_text() == answers
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+from redaes.data.manifest import read_records
 from redaes.data.modules import CalibrationData, ComparativeData, GroupData
 from redaes.errors import UserError
 from redaes.models.vlm import Backbone, Lora, open_model
+from redaes.records import GroupRecord, ScoreRecord
 from redaes.rollout import Completions
 from redaes.rollout.in_process import InProcessRollout
 from redaes.training.base import Optimisation
@@ -364,3 +367,34 @@ def test_the_same_seed_gives_the_same_weights(dataset, checkpoint, tmp_path, bat
         return list(module.model.parameters())
 
     assert all(torch.equal(a, b) for a, b in zip(weights("a"), weights("b"), strict=True))
+
+
+def test_unreadable_images_are_counted_and_a_batch_of_nothing_else_is_no_nan(dataset, checkpoint, tmp_path):
+    copy = shutil.copytree(dataset, tmp_path / "data")
+    samples = list(read_records(copy / "calibration.jsonl", ScoreRecord))
+    for record in samples[2:]:
+        (copy / record.source.image).write_bytes(b"no picture")
+    module = Calibration(Backbone(str(checkpoint)), FAST)
+    with pytest.warns(UserWarning, match="unreadable image, nothing is learnt from it: .*is not an image"):
+        fit(module, CalibrationData(str(copy), batch_size=4), tmp_path, 4)
+    unreadable, losses = column(tmp_path, "train/unreadable"), column(tmp_path, "train/loss")
+    assert sum(unreadable) == len(samples) - 2
+    assert 4.0 in unreadable
+    for count, loss in zip(unreadable, losses, strict=True):
+        assert (loss == 0) == (count == 4)
+    assert all(torch.isfinite(p).all() for p in module.model.parameters())
+
+
+def test_an_unreadable_image_is_left_out_of_the_rankings(dataset, checkpoint, tmp_path):
+    copy = shutil.copytree(dataset, tmp_path / "data")
+    group = next(g for g in read_records(copy / "groups.jsonl", GroupRecord) if g.source.split == "validation")
+    (copy / group.members[1].image).write_bytes(b"no picture")
+    module = Calibration(Backbone(str(checkpoint)), FAST, max_new_tokens=4)
+    data = CalibrationData(str(copy))
+    counted = []
+    log = module.log_ranking
+    module.log_ranking = lambda: (counted.append(sum(map(len, module.ranking["srcc"].predictions))), log())
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.warns(UserWarning, match="unreadable image"):
+        trainer.validate(module, data, verbose=False)
+    assert counted == [sum(map(len, data.groups("validation"))) - 1]

@@ -41,6 +41,8 @@ SIZES = "sizes.json"
 class Checkpoints(Checkpoint):
     """Writes checkpoints, and continues from the newest valid one in the same folder.
 
+    Our data modules keep the position in the epoch; loaders of another kind begin the interrupted epoch anew.
+
     Args:
         dirpath: where; None is `checkpoints/` in the trainer's root folder.
         every_n_steps: optimiser steps between two checkpoints; None: by time alone.
@@ -81,7 +83,7 @@ class Checkpoints(Checkpoint):
             explicit: a checkpoint that was asked for instead.
         """
         self._prepared = True
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         self._chosen = Path(explicit) if explicit else newest_checkpoint(self._folder(trainer))
         if self._chosen is not None and not explicit:
@@ -104,6 +106,10 @@ class Checkpoints(Checkpoint):
 
         connector.resume_start = resume_start
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Another `fit` of the same trainer chooses anew."""
+        self._prepared, self._chosen = False, None
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count from here."""
         self._last = (trainer.global_step, time.monotonic())
@@ -121,7 +127,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the end, so that a crash while the model is exported costs nothing."""
-        self._save(trainer)
+        if not trainer.fast_dev_run:
+            self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the random states: what validation draws must not reach training."""
@@ -151,7 +158,8 @@ class Checkpoints(Checkpoint):
 
     def _is_due(self, trainer: Trainer) -> bool:
         batches = trainer.fit_loop.epoch_loop.batch_progress
-        if batches.total.completed == 0 or batches.current.completed % trainer.accumulate_grad_batches:
+        accumulating = batches.current.completed % trainer.accumulate_grad_batches != 0
+        if trainer.fast_dev_run or accumulating or batches.total.completed == 0:
             return False
         step, when = self._last
         if self.every_n_steps is not None and trainer.global_step - step >= self.every_n_steps:
@@ -197,8 +205,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
     for path in found:
         if is_whole(path):
             return path
-        path.rename(path.with_name(path.name + ".damaged"))
-        _say(f"{path} is damaged, and was renamed to {path.name}.damaged; trying the one before")
+        aside = path.with_name(path.name + ".damaged")
+        _remove(aside)
+        path.rename(aside)
+        _say(f"{path} is damaged, and was renamed to {aside.name}; trying the one before")
     if found:
         _say(f"no valid checkpoint in {folder}; starting from the beginning")
     return None
@@ -214,7 +224,7 @@ def is_whole(path: Path) -> bool:
             damaged = archive.testzip()
         if damaged is None:
             # Torch is stricter about headers than the standard library. This maps the file, but reads no weights.
-            torch.load(path, mmap=True, weights_only=True)
+            torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
         return True  # The bytes are right; what is wrong with them, loading will say.
     except Exception:
@@ -248,7 +258,7 @@ def commit(temporary: Path, path: Path) -> None:
             _synchronise(entry)
     else:
         _synchronise(temporary)
-    if path.exists():
+    if path.is_dir():
         _remove(path)
     os.replace(temporary, path)
     _synchronise(path.parent)
@@ -276,7 +286,7 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _settle(loops: dict[str, Any], epoch: int, steps: int) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -33,7 +34,7 @@ def continue_logs(trainer: Trainer, batches: float, steps: float) -> None:
             # Readers of event files then hide what an earlier start logged from this step on.
             logger._kwargs.setdefault("purge_step", int(batches))
     for path in _tables(trainer):
-        lines = [line for line in _whole_lines(path) if json.loads(line)["step"] <= steps]
+        lines = [line for line in _whole_lines(path) if _step_of(line) <= steps]
         write_atomically(path, "".join(lines))
 
 
@@ -65,9 +66,12 @@ class MetricsFile(ExperimentWriter):
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
-        rows = list(csv.DictReader(_whole_lines(path)))
-        self.metrics_keys = list(rows[0]) if rows else []
-        kept = [row for row in rows if float(row["step"]) < self._batches]
+        reader = csv.DictReader(_whole_lines(path))
+        kept = [row for row in reader if _number(row.get("step")) < self._batches]
+        if not kept:
+            path.unlink()
+            return
+        self.metrics_keys = list(reader.fieldnames or [])
         self._write(kept, self.metrics_keys)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
@@ -86,6 +90,21 @@ def _tables(trainer: Trainer) -> list[Path]:
     names = {c.filename for c in trainer.callbacks if isinstance(c, AnswerTable | CompletionTable)}
     paths = [Path(trainer.default_root_dir) / name for name in sorted(names)]
     return [path for path in paths if path.is_file()]
+
+
+def _number(text: Any) -> float:
+    """A step; infinite where there is none to be read, which a crash of the machine may leave behind the last flush."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return float("inf")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return _number(json.loads(line)["step"])
+    except (TypeError, KeyError, ValueError):
+        return float("inf")
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
