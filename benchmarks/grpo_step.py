@@ -12,6 +12,9 @@ the median of a run's steps; the ratio is the peer's seconds over ours, of every
 median is `step_ratio`. Memory is the peak resident memory of the whole process, imports, weights and warm-up included
 (on a GPU the peak of allocated memory); `memory_ratio` is ours over the peer's.
 
+`ours_cpu_s` and the peer's are seconds of the processor, of all threads: on a busy machine they stay meaningful where
+seconds on the wall do not.
+
 TRL's settings are its best on this workload: the whole step in one batch, its fused head (its default), no gradient
 checkpointing (as ours), no logging, no saving. JSON is one line on stdout; all else goes to stderr.
 """
@@ -81,6 +84,7 @@ def summary(what: str, shape: Shape, runs: list[tuple[str, dict[str, Any]]]) -> 
     found["memory_ratio"] = statistics.median(peaks["ours"]) / statistics.median(peaks[peer])
     for side in ("ours", peer):
         found[f"{side}_s"] = statistics.median(t for name, t in times if name == side)
+        found[f"{side}_cpu_s"] = statistics.median(run["cpu_s"] for name, run in runs if name == side)
         found[f"{side}_gb"] = statistics.median(peaks[side])
     found["step_ratio_min_max"] = [min(ratios), max(ratios)]
     found["runs_s"] = {side: [t for name, t in times if name == side] for side in ("ours", peer)}

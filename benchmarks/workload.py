@@ -414,6 +414,7 @@ class Clock:
     def __init__(self, device: str) -> None:
         self.device = device
         self.ends: list[float] = []
+        self.processor: list[float] = []
         self.phases: dict[str, list[float]] = {}
 
     def now(self) -> float:
@@ -427,6 +428,7 @@ class Clock:
     def end_step(self) -> None:
         """Call at the end of every step, the warm-up's too."""
         self.ends.append(self.now())
+        self.processor.append(time.process_time())
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -448,10 +450,10 @@ class Clock:
         return run
 
     def report(self) -> dict[str, Any]:
-        """Seconds of every step after the first, and the median seconds of each phase."""
-        steps = [later - sooner for sooner, later in pairwise(self.ends)]
+        """Seconds of every step after the first (on the wall and of the processor), and the median of each phase."""
+        steps, processor = ([b - a for a, b in pairwise(times)] for times in (self.ends, self.processor))
         phases = {name: statistics.median(seconds[1 : len(self.ends)]) for name, seconds in self.phases.items()}
-        return {"steps_s": steps, "phases_s": phases, **memory(self.device)}
+        return {"steps_s": steps, "cpu_s": statistics.median(processor), "phases_s": phases, **memory(self.device)}
 
 
 def memory(device: str) -> dict[str, float]:
