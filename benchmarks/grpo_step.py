@@ -6,14 +6,14 @@
     python benchmarks/grpo_step.py --model 3b --device cuda --dtype bfloat16 --trl-vllm --json
 
 Both sides start from the same weights, see the same images and prompts and make exactly `--new-tokens` tokens of every
-completion (see `workload.py`). The runs alternate, ours, peer, ours, peer, ..., each in a process of its own, which
+completion (see `_workload.py`). The runs alternate, ours, peer, ours, peer, ..., each in a process of its own, which
 takes one warm-up step and then measures `--steps` more, each from the end of one to the end of the next. Seconds are
 the median of a run's steps; the ratio is the peer's seconds over ours, of every two runs that follow each other; its
 median is `step_ratio`. Memory is the peak resident memory of the whole process, imports, weights and warm-up included
 (on a GPU the peak of allocated memory); `memory_ratio` is ours over the peer's.
 
-`ours_cpu_s` and the peer's are seconds of the processor, of all threads: on a busy machine they stay meaningful where
-seconds on the wall do not.
+`ours_cpu_s` and the peer's are seconds of the processor, of all threads: other work on the machine inflates them less
+than it does seconds on the wall.
 
 TRL's settings are its best on this workload: the whole step in one batch, its fused head (its default), no gradient
 checkpointing (as ours), no logging, no saving. JSON is one line on stdout; all else goes to stderr.
@@ -28,8 +28,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from floor import Sizes, decode_bytes, operations
-from workload import Shape, add_shape_arguments, child, machine, matrix_rates, shape_of, write_checkpoint, write_dataset
+from _floor import Sizes, decode_bytes, operations
+from _workload import (
+    Shape,
+    add_shape_arguments,
+    child,
+    machine,
+    matrix_rates,
+    shape_of,
+    write_checkpoint,
+    write_dataset,
+)
 
 PEER = {"grpo": "trl", "sft": "transformers", "score": "transformers"}
 
@@ -44,7 +53,7 @@ def measure(what: str, shape: Shape, options: argparse.Namespace, folder: Path) 
             settings = {"steps": options.steps, "beta": options.beta}
             if side == "trl" and options.trl_vllm:
                 settings["vllm"] = True
-            runs.append((side, child("sides.py", f"{what}/{side}", shape, folder, **settings)))
+            runs.append((side, child("_sides.py", f"{what}/{side}", shape, folder, **settings)))
             print(f"run {repeat + 1} of {options.repeats}, {side}: {describe(runs[-1][1])}", file=sys.stderr)
     check_sameness(what, runs)
     return summary(what, shape, runs) | cost(what, shape, runs, options, folder) | {"machine": machine(shape)}
@@ -107,7 +116,7 @@ def median_phases(runs: list[dict[str, Any]]) -> dict[str, float]:
 def cost(
     what: str, shape: Shape, runs: list[tuple[str, dict[str, Any]]], options: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """How far our step is from the least it can be: its products of matrices at the measured rate of this machine."""
+    """How far our step is from the least it can be: its products of matrices at the best rate measured here."""
     rates = matrix_rates(shape)
     if what != "grpo":
         return {"matrix_gflops": rates}
@@ -118,7 +127,7 @@ def cost(
     step, rollout = statistics.median(map(seconds, ours)), median_phases(ours)["rollout"]
     tokens = shape.completions * shape.new_tokens
     count = {form: operations(sizes, shape, shared=form == "shared", reference=options.beta > 0) for form in FORMS}
-    floor = count["shared"]["all"] / rates["update"] / 1e9
+    floor = count["shared"]["all"] / max(rates.values()) / 1e9
     return {
         "rollout_tokens_s": tokens / rollout,
         "update_tokens_s": tokens / (step - rollout),

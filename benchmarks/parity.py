@@ -29,8 +29,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from _workload import hide_torchvision, photograph, words
 from torch import Tensor
-from workload import hide_torchvision, photograph, words
 
 LIMITS = {
     "logprob": 1e-5,

@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --figure scaling.svg       also the chart of seconds over K
     python benchmarks/scaling.py --only k                   one of the variables
 
-Every point is a whole step, rollout to optimiser, of the real LightningModule in a process of its own (`sides.py`).
+Every point is a whole step, rollout to optimiser, of the real LightningModule in a process of its own (`_sides.py`).
 
 The claim about K is about the passes that training makes over completions: a step is linear in K, and one more output
 per image costs at most C / (P + C) of what it costs when the prompt is repeated for it. Both passes are measured,
@@ -24,8 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpo_step import rounded
-from workload import (
+from _workload import (
     Clock,
     Shape,
     add_shape_arguments,
@@ -38,6 +37,7 @@ from workload import (
     write_checkpoint,
     write_dataset,
 )
+from grpo_step import rounded
 
 VARIED: dict[str, tuple[int, ...]] = {
     "images": (2, 4, 8),
@@ -126,7 +126,7 @@ def step_points(base: Shape, variable: str, folders: Folders, steps: int) -> lis
             # The text of the prompt stays as long as it is.
             change = image_tokens(shape) - image_tokens(base)
             shape = replace(shape, prompt_tokens=base.prompt_tokens + change)
-        found = child("sides.py", "grpo/ours", shape, folders.of(shape), steps=steps, beta=0.04)
+        found = child("_sides.py", "grpo/ours", shape, folders.of(shape), steps=steps, beta=0.04)
         point = {"value": value, "seconds": statistics.median(found["steps_s"]), "peak_gb": found["peak_gb"]}
         print(f"{variable:14} {value:4}  {point['seconds']:7.2f} s  {point['peak_gb']:5.2f} GB", file=sys.stderr)
         points.append(point)

@@ -1,5 +1,8 @@
 """The least work a GRPO step can be: products of matrices, counted from a model's sizes.
 
+    python benchmarks/_floor.py                 the table of the shape that `grpo_step.py` measures
+    python benchmarks/_floor.py --model 7b
+
 A product of (m, k) and (k, n) is 2 m k n operations. Norms, activations, softmax and sampling are left out: they are
 few per product on wide models, and on narrow ones they are part of how far a measured step is from this floor.
 
@@ -8,10 +11,11 @@ once and each prompt once per pass, N P + N K C tokens; the repeated form counts
 times in every pass, as a trainer that copies the prompt K times does.
 """
 
+import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from workload import Shape
+from _workload import Shape, add_shape_arguments, model_config, shape_of
 
 
 @dataclass(frozen=True)
@@ -111,3 +115,27 @@ def decode_bytes(sizes: Sizes, shape: Shape, *, shared: bool = True, size: int =
     copies = shape.images if shared else shape.completions
     tokens = copies * shape.prompt_tokens + shape.completions * shape.new_tokens / 2
     return shape.new_tokens * size * (sizes.layer + sizes.head + sizes.cache * tokens)
+
+
+def main() -> None:
+    """Print the floor of a shape."""
+    from redaes.models.nano import train_tokenizer
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_shape_arguments(parser)
+    shape = shape_of(parser.parse_args())
+    config = model_config(shape, train_tokenizer([], 400))
+    if shape.model == "nano":
+        config.text_config.vocab_size = shape.vocab
+    sizes = Sizes.of(config, shape.image_size)
+    print(sizes)
+    shared, repeated = (operations(sizes, shape, shared=form) for form in (True, False))
+    for phase, count in shared.items():
+        print(f"{phase:16} {count / 1e9:12.1f} GFLOP shared  {repeated[phase] / 1e9:12.1f} repeated")
+    size = 4 if shape.dtype == "float32" else 2
+    read = [decode_bytes(sizes, shape, shared=form, size=size) / 1e9 for form in (True, False)]
+    print(f"{'decoding reads':16} {read[0]:12.1f} GB    shared  {read[1]:12.1f} repeated")
+
+
+if __name__ == "__main__":
+    main()

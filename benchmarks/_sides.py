@@ -7,7 +7,7 @@ same user would run otherwise: TRL's GRPOTrainer.train(), a plain transformers l
 from pathlib import Path
 from typing import Any
 
-from workload import Clock, Shape, hide_torchvision, letter_share, serve
+from _workload import Clock, Shape, hide_torchvision, letter_share, serve
 
 # --- ours -------------------------------------------------------------------------------------------------------------
 
@@ -55,7 +55,7 @@ def ours_grpo(shape: Shape, folder: Path, steps: int, beta: float, **_: Any) -> 
 
     module = GRPO(
         backbone=Backbone(path=str(folder / "model"), image_size=shape.image_size, dtype=shape.dtype),
-        reward={"class_path": "workload.LetterShare"},
+        reward={"class_path": "_workload.LetterShare"},
         rollout={"class_path": "in_process", "init_args": {"stop_at_answer": False}},
         optimisation=Optimisation(lr=1e-6, schedule="constant", warmup=0.0),
         k=shape.k,

@@ -221,6 +221,7 @@ def write_checkpoint(shape: Shape, folder: Path, *, endless: bool = True) -> Pat
         SystemExit: the prompt cannot be as short as asked.
     """
     import torch
+    from transformers import AutoModelForImageTextToText
 
     from redaes.models.nano import build_nano
     from redaes.models.processor import VisionTextProcessor
@@ -236,7 +237,9 @@ def write_checkpoint(shape: Shape, folder: Path, *, endless: bool = True) -> Pat
     )
     tokenizer = processor.tokenizer
     if shape.model in PUBLISHED:
-        model = _published_model(shape, tokenizer)
+        torch.manual_seed(0)
+        config, dtype = model_config(shape, tokenizer), getattr(torch, shape.dtype)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     if endless:
         tokenizer.add_tokens([f"<|unused_{i}|>" for i in range(vocabulary - len(tokenizer))])
@@ -247,26 +250,25 @@ def write_checkpoint(shape: Shape, folder: Path, *, endless: bool = True) -> Pat
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     processor = VisionTextProcessor(tokenizer, processor.image_processor, shape.image_size)
     _lengthen_prompt(processor, shape.prompt_tokens)
-    with torch.no_grad():
-        return export(model, processor, folder, dtype=None if shape.dtype == "float32" else shape.dtype)
+    return export(model, processor, folder, dtype=None if shape.dtype == "float32" else shape.dtype)
 
 
-def _published_model(shape: Shape, tokenizer: Any) -> Any:
-    """A model of a published size with transformers' own initial weights."""
-    import torch
-    from transformers import AutoModelForImageTextToText
-
+def model_config(shape: Shape, tokenizer: Any) -> Any:
+    """transformers' configuration of a shape's model."""
     from redaes.models.nano import nano_config
 
+    if shape.model not in PUBLISHED:
+        return nano_config(shape.family, tokenizer, shape.width, shape.layers, shape.vision)
     size, common = PUBLISHED[shape.model], FAMILY[shape.family]
-    config = nano_config(shape.family, tokenizer, 256, 1, 256)
-    for part, settings in ((config.text_config, "text"), (config.vision_config, "vision")):
-        for name, value in {**common[settings], **size[settings]}.items():
-            setattr(part, name, value)
-    config.text_config.max_position_embeddings = 32768
-    config = type(config).from_dict({**config.to_dict(), "tie_word_embeddings": size["tied"]})
-    torch.manual_seed(0)
-    return AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, shape.dtype))
+    nano = nano_config(shape.family, tokenizer, 256, 1, 256)
+    ids = {name: value for name, value in nano.to_dict().items() if name.endswith("_token_id")}
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return type(nano)(
+        text_config={**common["text"], **size["text"], **ends, "max_position_embeddings": 32768},
+        vision_config={**common["vision"], **size["vision"]},
+        tie_word_embeddings=size["tied"],
+        **ids,
+    )
 
 
 def _lengthen_prompt(processor: Any, length: int) -> None:
@@ -325,6 +327,7 @@ def write_dataset(shape: Shape, folder: Path, groups: int) -> Path:
     ]
     write_records(folder / "groups.jsonl", records)
     write_records(folder / "calibration.jsonl", samples)
+    write_records(folder / "pairs.jsonl", [])
     (folder / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION}), encoding="utf-8")
     return folder
 
@@ -352,15 +355,15 @@ def _matrix_rate(m: int, k: int, n: int, shape: Shape) -> float:
 
     left = torch.randn(m, k, device=shape.device, dtype=getattr(torch, shape.dtype))
     right = torch.randn(k, n, device=shape.device, dtype=getattr(torch, shape.dtype))
-    out, best = left @ right, float("inf")
-    repeats = max(1, int(2e9 / (2 * m * k * n)))
-    for _ in range(5):
+    out, best, end = left @ right, float("inf"), time.perf_counter() + 0.5
+    batch = max(1, int(2e8 / (2 * m * k * n)))
+    while time.perf_counter() < end:
         start = time.perf_counter()
-        for _ in range(repeats):
+        for _ in range(batch):
             torch.mm(left, right, out=out)
         if shape.device == "cuda":
             torch.cuda.synchronize()
-        best = min(best, (time.perf_counter() - start) / repeats)
+        best = min(best, (time.perf_counter() - start) / batch)
     return 2 * m * k * n / best / 1e9
 
 
