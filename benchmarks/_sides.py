@@ -7,7 +7,7 @@ same user would run otherwise: TRL's GRPOTrainer.train(), a plain transformers l
 from pathlib import Path
 from typing import Any
 
-from _workload import Clock, Shape, hide_torchvision, letter_share, serve
+from _workload import Clock, Shape, hide_torchvision, letter_share, require_trl, serve
 
 # --- ours -------------------------------------------------------------------------------------------------------------
 
@@ -128,23 +128,21 @@ def processor_without_video(shape: Shape, path: str) -> Any:
 
 def trl_grpo(shape: Shape, folder: Path, steps: int, beta: float, vllm: bool = False) -> dict[str, Any]:
     """The same step by TRL: `GRPOTrainer.train()` with its processor, generation, reference and fused head."""
-    hide_torchvision()
-    import torch
+    require_trl()
     from datasets import Dataset, Image
-    from transformers import AutoModelForImageTextToText, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from transformers import TrainerCallback
+    from trl import GRPOTrainer
 
     from redaes.data.manifest import Manifest
-    from redaes.models.vlm import open_processor
     from redaes.prompts import render
 
-    path, clock = str(folder / "model"), Clock(shape.device)
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, shape.dtype))
-    model.model.visual.requires_grad_(False)
+    # The trainer moves the model to its device.
+    clock, (model, processor) = Clock(shape.device), open_plainly(shape, folder, device="cpu")
     manifest = Manifest(folder / "data")
     images = [str(manifest.path(m.image)) for group in manifest.groups("train") for m in group.members]
     question = [{"role": "user", "content": render("score")}]
     rows = Dataset.from_dict({"prompt": [question] * len(images), "image": images}).cast_column("image", Image())
+    check_prompt(processor, rows[0]["image"], shape, folder)
 
     class EndOfStep(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -158,59 +156,70 @@ def trl_grpo(shape: Shape, folder: Path, steps: int, beta: float, vllm: bool = F
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=reward,
-        args=GRPOConfig(
-            output_dir=str(folder / "trl"),
-            max_steps=1 + steps,
-            per_device_train_batch_size=shape.completions,
-            gradient_accumulation_steps=1,
-            num_generations=shape.k,
-            max_completion_length=shape.new_tokens,
-            temperature=1.0,
-            beta=beta,
-            loss_type="grpo",
-            use_bias_correction_kl=False,
-            learning_rate=1e-6,
-            lr_scheduler_type="constant",
-            weight_decay=0.01,
-            adam_beta2=0.95,
-            gradient_checkpointing=False,
-            bf16=shape.dtype == "bfloat16",
-            use_cpu=shape.device == "cpu",
-            shuffle_dataset=False,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=shape.device == "cuda",
-            use_vllm=vllm,
-            **({"vllm_mode": "colocate", "generation_kwargs": {"ignore_eos": True}} if vllm else {}),
-        ),
+        args=trl_config(shape, folder, steps, beta, vllm),
         train_dataset=rows,
-        processing_class=processor_without_video(shape, path),
+        processing_class=processor,
         callbacks=[EndOfStep()],
     )
-    ours = open_processor(path, shape.image_size)
-    theirs = trainer._tokenize_prompts(
-        [
-            [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image", "image": rows[0]["image"]},
-                        {"type": "text", "text": render("score")},
-                    ],
-                }
-            ]
-        ]
-    )[0][0]
-    assert list(theirs) == ours.prompt_ids(render("score")), "the two sides see different prompts"
-    trainer._generate_single_turn = clock.timed("rollout", trainer._generate_single_turn)
-    trainer._get_per_token_logps_and_entropies = clock.timed(
-        "reference and forward", trainer._get_per_token_logps_and_entropies
-    )
+    for name, phase in (
+        ("_generate_single_turn", "rollout"),
+        ("_get_per_token_logps_and_entropies", "reference and forward"),
+    ):
+        setattr(trainer, name, clock.timed(phase, getattr(trainer, name)))
     trainer.accelerator.backward = clock.timed("backward", trainer.accelerator.backward)
     trainer.train()
     return clock.report()
+
+
+def trl_config(shape: Shape, folder: Path, steps: int, beta: float, vllm: bool) -> Any:
+    """One whole step in a batch, the objective of ours, nothing logged or saved."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(folder / "trl"),
+        max_steps=1 + steps,
+        per_device_train_batch_size=shape.completions,
+        gradient_accumulation_steps=1,
+        num_generations=shape.k,
+        max_completion_length=shape.new_tokens,
+        temperature=1.0,
+        beta=beta,
+        loss_type="grpo",
+        use_bias_correction_kl=False,
+        learning_rate=1e-6,
+        lr_scheduler_type="constant",
+        weight_decay=0.01,
+        adam_beta2=0.95,
+        gradient_checkpointing=False,
+        bf16=shape.dtype == "bfloat16",
+        use_cpu=shape.device == "cpu",
+        shuffle_dataset=False,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=shape.device == "cuda",
+        use_vllm=vllm,
+        **({"vllm_mode": "colocate", "generation_kwargs": {"ignore_eos": True}} if vllm else {}),
+    )
+
+
+def check_prompt(processor: Any, image: Any, shape: Shape, folder: Path) -> None:
+    """The peer's processor must give the model what ours gives it.
+
+    Raises:
+        AssertionError: other tokens, or other pixels.
+    """
+    import torch
+
+    from redaes.models.vlm import open_processor
+    from redaes.prompts import render
+
+    ours = open_processor(str(folder / "model"), shape.image_size).batch([[image]], [render("score")])
+    theirs = processor(images=[[image]], text=[chat(processor, render("score"))], return_tensors="pt")
+    assert torch.equal(theirs["input_ids"], ours.input_ids), "the two sides see different prompts"
+    assert torch.allclose(theirs["pixel_values"], ours.pixel_values, atol=1e-5), "the two sides see different images"
+    assert ours.input_ids.shape[1] == shape.prompt_tokens
 
 
 # --- transformers -----------------------------------------------------------------------------------------------------
@@ -227,7 +236,7 @@ def transformers_sft(shape: Shape, folder: Path, steps: int, **_: Any) -> dict[s
 
     manifest, clock = Manifest(folder / "data"), Clock(shape.device)
     samples = [calibrate(record) for record in manifest.calibration()]
-    model, processor = open_plainly(shape, folder)
+    model, processor = open_plainly(shape, folder, shape.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, betas=(0.9, 0.95), weight_decay=0.01)
     model.train()
@@ -262,7 +271,7 @@ def transformers_score(shape: Shape, folder: Path, steps: int, **_: Any) -> dict
     from redaes.prompts import render
 
     images, clock, texts = scored_images(Manifest(folder / "data")), Clock(shape.device), []
-    model, processor = open_plainly(shape, folder)
+    model, processor = open_plainly(shape, folder, shape.device)
     config = model.config
     never = [config.image_token_id, config.video_token_id, config.vision_start_token_id, config.vision_end_token_id]
     model.eval()
@@ -280,13 +289,13 @@ def transformers_score(shape: Shape, folder: Path, steps: int, **_: Any) -> dict
     return clock.report() | {"texts": texts}
 
 
-def open_plainly(shape: Shape, folder: Path) -> Any:
+def open_plainly(shape: Shape, folder: Path, device: str) -> tuple[Any, Any]:
     """Model and processor as transformers opens them, the tower frozen."""
     import torch
     from transformers import AutoModelForImageTextToText
 
     path = str(folder / "model")
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, shape.dtype)).to(shape.device)
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, shape.dtype)).to(device)
     model.model.visual.requires_grad_(False)
     return model, processor_without_video(shape, path)
 

@@ -194,8 +194,20 @@ def letter_share(text: str) -> float:
     return text.count("e") / max(1, len(text))
 
 
+def require_trl() -> None:
+    """Make TRL importable, without torchvision, whatever build of that is installed.
+
+    Raises:
+        SystemExit: it is not installed, or another version.
+    """
+    found = _version("trl")
+    if not (found or "").startswith("1.16."):
+        raise SystemExit(f"the peer is trl 1.16, found {found}: pip install 'trl>=1.16,<1.17'")
+    hide_torchvision()
+
+
 def hide_torchvision() -> None:
-    """transformers and TRL take their paths without torchvision, whatever build of it is installed."""
+    """Let transformers take its paths without torchvision: a build for another torch breaks its imports."""
     sys.modules["torchvision"] = None  # type: ignore[assignment]
 
 

@@ -103,6 +103,7 @@ def summary(what: str, shape: Shape, runs: list[tuple[str, dict[str, Any]]]) -> 
         texts = {side: next(run["texts"] for name, run in runs if name == side) for side in ("ours", peer)}
         same = [a == b for a, b in zip(texts["ours"], texts[peer], strict=True)]
         found["same_answers"] = sum(same) / len(same)
+        found["images_s"] = {side: shape.images / found[f"{side}_s"] for side in ("ours", peer)}
     return {"what": what, "vs": peer, **found, "shape": vars(shape)}
 
 

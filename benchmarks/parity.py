@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from _workload import hide_torchvision, photograph, words
+from _workload import photograph, require_trl, words
 from torch import Tensor
 
 LIMITS = {
@@ -220,7 +220,8 @@ def main() -> int:
     parser.add_argument("--no-trl", action="store_true", help="leave TRL out")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args()
-    hide_torchvision()
+    if not options.no_trl:
+        require_trl()
     cases = {}
     for family, backend, per_prompt in product(FAMILIES, BACKENDS, (1, 2)):
         found = compare(family, backend, per_prompt, not options.no_trl)
