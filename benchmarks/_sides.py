@@ -7,7 +7,8 @@ same user would run otherwise: TRL's GRPOTrainer.train(), a plain transformers l
 from pathlib import Path
 from typing import Any
 
-from _workload import Clock, Shape, hide_torchvision, letter_share, require_trl, serve
+from _machine import Clock, hide_torchvision, require_trl, serve
+from _workload import Shape, letter_share
 
 # --- ours -------------------------------------------------------------------------------------------------------------
 
@@ -20,8 +21,10 @@ def fit(module: Any, data: Any, shape: Shape, folder: Path, steps: int) -> dict[
 
     class EndOfStep(Callback):
         def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-            if hasattr(pl_module, "rollout"):
-                pl_module.rollout = clock.timed("rollout", pl_module.rollout)
+            if rollout := getattr(pl_module, "rollout", None):
+                # A subclass on the spot: whatever the module asks of its rollout is still there.
+                kind = type(rollout)
+                rollout.__class__ = type(kind.__name__, (kind,), {"__call__": clock.timed("rollout", kind.__call__)})
             pl_module.manual_backward = clock.timed("backward", pl_module.manual_backward)
 
         def on_train_batch_end(self, *_: Any) -> None:

@@ -29,16 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from _floor import Sizes, decode_bytes, operations
-from _workload import (
-    Shape,
-    add_shape_arguments,
-    child,
-    machine,
-    matrix_rates,
-    shape_of,
-    write_checkpoint,
-    write_dataset,
-)
+from _machine import child, machine, matrix_rates
+from _workload import Shape, add_shape_arguments, shape_of, write_checkpoint, write_dataset
 
 PEER = {"grpo": "trl", "sft": "transformers", "score": "transformers"}
 
@@ -117,7 +109,10 @@ def median_phases(runs: list[dict[str, Any]]) -> dict[str, float]:
 def cost(
     what: str, shape: Shape, runs: list[tuple[str, dict[str, Any]]], options: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """How far our step is from the least it can be: its products of matrices at the best rate measured here."""
+    """How far our step is from the least it can be: its products of matrices at the best rate measured here.
+
+    `rollout_tokens_s` and `update_tokens_s` are completion tokens by the seconds of the rollout and of all the rest.
+    """
     rates = matrix_rates(shape)
     if what != "grpo":
         return {"matrix_gflops": rates}
@@ -139,7 +134,7 @@ def cost(
             for form in FORMS
         },
         "floor_s": floor,
-        "share_of_floor": floor / step,
+        "floor_share": floor / step,
     }
 
 

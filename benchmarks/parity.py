@@ -29,7 +29,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from _workload import photograph, require_trl, words
+from _machine import require_trl
+from _workload import photograph, words
 from torch import Tensor
 
 LIMITS = {

@@ -24,18 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from _workload import (
-    Clock,
-    Shape,
-    add_shape_arguments,
-    child,
-    machine,
-    photograph,
-    serve,
-    shape_of,
-    write_checkpoint,
-    write_dataset,
-)
+from _machine import Clock, child, machine, serve
+from _workload import Shape, add_shape_arguments, photograph, shape_of, write_checkpoint, write_dataset
 from grpo_step import rounded
 
 VARIED: dict[str, tuple[int, ...]] = {
