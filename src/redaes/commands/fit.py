@@ -129,6 +129,7 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
     import redaes.training.grpo
     import redaes.training.sft  # noqa: F401
     from redaes.arguments import OneLineErrors, shorten
+    from redaes.training.memory import explained_out_of_memory
 
     read_plugins()
     classes = {"model": _our_classes(LightningModule), "data": _our_classes(LightningDataModule)}
@@ -155,6 +156,10 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
         def before_instantiate_classes(self) -> None:
             if chosen == "fit":
                 _prepare_folder(self.config.fit, fresh)
+
+        def fit(self, model: Any, **options: Any) -> None:
+            with explained_out_of_memory(self.trainer):
+                self.trainer.fit(model, **options)
 
         def instantiate_classes(self) -> None:
             try:

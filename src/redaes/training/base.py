@@ -12,12 +12,14 @@ from redaes.data.modules import GroupBatch
 from redaes.errors import UserError
 from redaes.models.adapters import import_bitsandbytes
 from redaes.models.processor import VisionTextProcessor
+from redaes.models.sharding import clip_gradients, open_sharded
 from redaes.models.vlm import Backbone, open_model
 from redaes.prompts import parse_answer
 from redaes.rollout import Sampling
 from redaes.rollout.in_process import InProcessRollout
 from redaes.training.metrics import ranking_metrics
 from redaes.training.precision import check_precision
+from redaes.training.strategies import data_parallel_mesh
 
 
 @dataclass
@@ -90,9 +92,16 @@ class VisionLanguageModule(LightningModule):
         """Open the backbone, once."""
         if self.model is None:
             if self._trainer is not None:
-                check_precision(self.backbone, self.trainer.precision, masters=_keeps_masters(self.trainer.strategy))
-            self.model, self.processor = open_model(self.backbone)
+                check_precision(self.backbone, self.trainer.precision, masters=self._is_deepspeed)
+            self.model, self.processor = self.open_backbone()
             self.model.train()
+
+    def open_backbone(self) -> tuple[Any, VisionTextProcessor]:
+        """Open the backbone as the strategy holds it: whole, or in pieces. All processes must call this."""
+        if self.device_mesh is None:
+            return open_model(self.backbone)
+        device, mixed = self.trainer.strategy.root_device, self.trainer.precision == "bf16-mixed"
+        return open_sharded(self.backbone, data_parallel_mesh(self.device_mesh), device, bf16=mixed)
 
     def configure_optimizers(self) -> Any:
         """AdamW over what is trainable, with warm-up and the chosen schedule, stepped per optimiser step."""
@@ -104,6 +113,17 @@ class VisionLanguageModule(LightningModule):
         name = "constant_with_warmup" if o.schedule == "constant" else o.schedule
         scheduler = get_scheduler(name, optimizer, round(o.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def _is_deepspeed(self) -> bool:
+        """DeepSpeed clips by itself, and trains float32 copies of the bfloat16 weights that the model holds."""
+        return bool(getattr(self.trainer.strategy, "strategy_name", "") == "deepspeed")
+
+    def clip_gradients_and_log(self) -> None:
+        """Clip to the norm of `optimisation.clip_grad_norm`, and log the norm before."""
+        if not self._is_deepspeed:
+            trained = [p for p in self.parameters() if p.grad is not None]
+            self.log("train/grad_norm", clip_gradients(trained, self.optimisation.clip_grad_norm))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Batches are dataclasses with their own `to`."""
@@ -124,11 +144,6 @@ class VisionLanguageModule(LightningModule):
         if self.ranking["srcc"].update_called:
             self.log_dict(self.ranking.compute(), prog_bar=True)
             self.ranking.reset()
-
-
-def _keeps_masters(strategy: Any) -> bool:
-    """DeepSpeed trains float32 copies of the bfloat16 weights that the model holds."""
-    return bool(getattr(strategy, "strategy_name", "") == "deepspeed")
 
 
 def scores_of(texts: list[str]) -> Tensor:
