@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
@@ -58,6 +58,7 @@ class Stopping(Callback):
 def fit(checkpoint, batches, folder, strategy, devices=2, lora=False, checkpointing=False, resume=None, stop_after=4):
     """Four optimiser steps on two batches each, or as many as `stop_after`; returns the module and its trainer."""
     folder = Path(folder)
+    seed_everything(0, verbose=False)
     module = Calibration(
         Backbone(checkpoint, lora=Lora(r=4, alpha=8) if lora else None, gradient_checkpointing=checkpointing),
         Optimisation(lr=1e-3, clip_grad_norm=0.5, warmup=0.0, schedule="linear"),
@@ -77,7 +78,7 @@ def fit(checkpoint, batches, folder, strategy, devices=2, lora=False, checkpoint
         ],
     )  # fmt: skip
     # Lightning's own sampler would shuffle: every process takes its turn.
-    mine = torch.load(batches, weights_only=False)[int(os.environ.get("RANK", 0)) :: devices]
+    mine = torch.load(batches, weights_only=False)[int(os.environ.get("RANK", "0")) :: devices]
     loader = DataLoader(mine, batch_size=None)
     trainer.fit(module, loader, loader, ckpt_path=resume, weights_only=False)
     return module, trainer

@@ -19,7 +19,7 @@ PROCESSES = Path(__file__).with_name("fitting_processes.py")
 
 @pytest.fixture(scope="module")
 def batches(dataset, checkpoint, tmp_path_factory):
-    """Eight encoded batches of two samples."""
+    """Eight encoded batches of two samples; the last four repeat the first, as training taken up again begins anew."""
     data = CalibrationData(str(dataset), batch_size=2)
     data.setup("fit")
     samples, processor = data.samples("train"), open_processor(str(checkpoint), None)
@@ -29,10 +29,10 @@ def batches(dataset, checkpoint, tmp_path_factory):
             [s.question for s in samples[i : i + 2]],
             [s.answer for s in samples[i : i + 2]],
         )
-        for i in range(0, 16, 2)
+        for i in range(0, 8, 2)
     ]
     path = tmp_path_factory.mktemp("batches") / "batches.pt"
-    torch.save(encoded, path)
+    torch.save(encoded * 2, path)
     return path
 
 

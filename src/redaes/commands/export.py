@@ -57,15 +57,17 @@ def _state(checkpoint: Path) -> dict[str, Any]:
 def _fsdp_state(folder: Path) -> dict[str, Any]:
     """Read the weights and nothing else of a checkpoint in pieces; the optimiser's are twice their size."""
     import torch
-    from torch.distributed.checkpoint import FileSystemReader, load
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    found = FileSystemReader(folder).read_metadata().state_dict_metadata
+    reader = FileSystemReader(folder)
     state = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in found.items()
-        if name.startswith("state_dict.model.") and hasattr(entry, "size")
+        for name, entry in reader.read_metadata().state_dict_metadata.items()
+        if name.startswith("state_dict.model.") and isinstance(entry, TensorStorageMetadata)
     }
-    load(state, checkpoint_id=folder, no_dist=True)
+    load(state, storage_reader=reader, no_dist=True)
     return {name.removeprefix("state_dict."): weight for name, weight in state.items()}
 
 
