@@ -15,10 +15,20 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
+from redaes.models.forward import answer_logprobs
 from redaes.models.vlm import Backbone, Lora, export
 from redaes.training.base import Optimisation
 from redaes.training.calibration import Calibration
 from redaes.training.strategies import Zero
+
+
+class Sampling(Callback):
+    """Between two steps, every process runs the model as often as its rank says: alone they would wait for ever."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        with pl_module.gathered_weights(), torch.no_grad():
+            for _ in range(trainer.global_rank):
+                answer_logprobs(pl_module.model, batch)
 
 
 class Exporting(Callback):
@@ -36,6 +46,10 @@ class ZeroOnCPU(Zero):
 
     def __init__(self, config):
         super().__init__(config, process_group_backend="gloo")
+
+    @property
+    def root_device(self):
+        return torch.device("cpu", 0)
 
     def setup_environment(self):
         DDPStrategy.setup_environment(self)
@@ -72,6 +86,7 @@ def fit(checkpoint, batches, folder, strategy, devices=2, lora=False, checkpoint
         accumulate_grad_batches=2 // devices, logger=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False, log_every_n_steps=1,
         callbacks=[
+            Sampling(),
             Stopping(stop_after),
             Exporting(folder / "exported"),
             ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0, every_n_train_steps=2),

@@ -1,6 +1,8 @@
 """Data-parallel strategies over two real processes, against one process that sees the same batches."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import yaml
 from redaes.commands.export import export as export_command
 from redaes.data.modules import CalibrationData
 from redaes.models.vlm import Backbone, open_model, open_processor
+from redaes.presets import configs_folder
 from tests.training.fitting_processes import fit
 
 PROCESSES = Path(__file__).with_name("fitting_processes.py")
@@ -36,13 +39,14 @@ def batches(dataset, checkpoint, tmp_path_factory):
     return path
 
 
-def fit_in_two(checkpoint, batches, folder, strategy, **options):
+def fit_in_two(checkpoint, batches, folder, strategy, environment=None, **options):
     folder.mkdir(exist_ok=True)
     given = {"checkpoint": str(checkpoint), "batches": str(batches), "folder": str(folder), "strategy": strategy}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(PROCESSES)]
     done = subprocess.run(
-        [*command, json.dumps({**given, **options})], capture_output=True, text=True, timeout=300, check=False
-    )
+        [*command, json.dumps({**given, **options})],
+        capture_output=True, text=True, timeout=900, check=False, env={**os.environ, **(environment or {})},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
@@ -89,3 +93,42 @@ def test_pieces_are_saved_resumed_and_exported(checkpoint, batches, tmp_path, lo
     (parts / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}}))
     export_command(str(saved), str(tmp_path / "consolidated"))
     assert_same_weights(whole / "exported", tmp_path / "consolidated", 1e-6)
+
+
+def training_s_change(path, checkpoint):
+    before, after = weights_of(checkpoint), weights_of(path)
+    return torch.cat([(after[name] - before[name]).float().flatten() for name in before])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles its CPU communication")
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_deepspeed_trains_saves_and_exports(checkpoint, batches, tmp_path, strategy):
+    """In bfloat16 with float32 copies, so that the direction of training is compared, not every weight."""
+    pytest.importorskip("deepspeed")
+    fit(str(checkpoint), batches, tmp_path / "one", "auto", devices=1)
+    fit_in_two(checkpoint, batches, tmp_path / "two", strategy, {"DS_ACCELERATOR": "cpu"})
+    alone, together = (training_s_change(tmp_path / n / "exported", checkpoint) for n in ("one", "two"))
+    assert torch.nn.functional.cosine_similarity(alone, together, dim=0) > 0.9
+    (tmp_path / "two" / "config.yaml").write_text(
+        yaml.safe_dump({"model": {"init_args": {"backbone": {"path": str(checkpoint)}}}})
+    )
+    saved = tmp_path / "two" / "checkpoints" / "last.ckpt"
+    export_command(str(saved), str(tmp_path / "consolidated"))
+    masters = training_s_change(tmp_path / "consolidated", checkpoint)
+    assert torch.nn.functional.cosine_similarity(alone, masters, dim=0) > 0.9
+    exported = weights_of(tmp_path / "two" / "exported")
+    for name, weight in weights_of(tmp_path / "consolidated").items():
+        torch.testing.assert_close(exported[name], weight, rtol=2**-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3", "zero3_offload"])
+def test_the_ready_deepspeed_files_are_read_by_deepspeed(name):
+    pytest.importorskip("deepspeed")
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    read = DeepSpeedConfig(str(configs_folder() / "deepspeed" / f"{name}.json"))
+    assert read.zero_config.stage == int(name[4])
+    assert read.bfloat16_config.enabled
+    assert (read.gradient_clipping, read.zero_allow_untested_optimizer) == (1.0, True)
+    assert (read.zero_config.offload_optimizer is not None) == name.endswith("offload")

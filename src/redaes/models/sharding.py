@@ -99,21 +99,44 @@ def _zero3_parameters(model: Any) -> list[Any]:
 
 
 @contextmanager
-def gathered(model: Any) -> Iterator[None]:
+def gathered(model: Any, engine: Any = None) -> Iterator[None]:
     """All weights whole on every process inside the `with`: processes may run the model as often as each likes.
 
     Costs one whole copy of the weights (bfloat16 under a bfloat16 policy) while it lasts. Does nothing to a model that
     is not in pieces. All processes must enter and leave; the weights must not be changed inside.
+
+    Args:
+        model: whole or in pieces.
+        engine: DeepSpeed's, if it trains the model.
     """
     units, zero3 = _fsdp_units(model), _zero3_parameters(model)
     with ExitStack() as stack:
         if units:
             stack.enter_context(_unsharded(units))
         if zero3:
-            import deepspeed
-
-            stack.enter_context(deepspeed.zero.GatheredParameters(zero3, modifier_rank=None))
+            stack.enter_context(_zero3_whole(zero3, engine.optimizer.parameter_offload))
         yield
+
+
+@contextmanager
+def _zero3_whole(parameters: list[Any], offload: Any) -> Iterator[None]:
+    """Gather, and take ZeRO-3's hooks off the layers: they would cut every layer again after its first pass."""
+    import deepspeed
+
+    for parameter in parameters:
+        parameter.ds_active_sub_modules.clear()
+    for hook in (*offload.forward_hooks, *offload.backward_hooks):
+        hook.remove()
+    offload.forward_hooks, offload.backward_hooks = [], []
+    try:
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=None):
+            yield
+    finally:
+        # What it had learnt of the layers' order, to fetch them early, is of a pass that was not finished.
+        coordinator = offload.get_param_coordinator()
+        if not coordinator.is_invalid_trace():
+            coordinator._invalidate_trace()
+        offload._register_deepspeed_module(offload.module)
 
 
 @contextmanager

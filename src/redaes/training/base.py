@@ -1,5 +1,6 @@
 """What the three stages share: a backbone, its processor, an optimiser and the validation of rankings."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from redaes.data.modules import GroupBatch
 from redaes.errors import UserError
 from redaes.models.adapters import import_bitsandbytes
 from redaes.models.processor import VisionTextProcessor
-from redaes.models.sharding import clip_gradients, open_sharded
+from redaes.models.sharding import clip_gradients, gathered, open_sharded
 from redaes.models.vlm import Backbone, open_model
 from redaes.prompts import parse_answer
 from redaes.rollout import Sampling
@@ -114,6 +115,10 @@ class VisionLanguageModule(LightningModule):
         scheduler = get_scheduler(name, optimizer, round(o.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def gathered_weights(self) -> AbstractContextManager[None]:
+        """A `with` for rollouts: weights in pieces are whole inside. All processes must enter it."""
+        return gathered(self.model, getattr(self.trainer.strategy, "deepspeed_engine", None))
+
     @property
     def _is_deepspeed(self) -> bool:
         """DeepSpeed clips by itself, and trains float32 copies of the bfloat16 weights that the model holds."""
@@ -132,7 +137,8 @@ class VisionLanguageModule(LightningModule):
     def validate_groups(self, batch: GroupBatch) -> None:
         """Score whole groups greedily and add them to the ranking metrics."""
         sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
-        completions = InProcessRollout()(self.model, self.processor, batch.prompts, sampling)
+        with self.gathered_weights():
+            completions = InProcessRollout()(self.model, self.processor, batch.prompts, sampling)
         scores = scores_of(completions.texts).to(batch.g.device)
         truths = torch.tensor([m.truth for m in batch.members], device=batch.g.device)
         numbers = {name: number for number, name in enumerate(dict.fromkeys(batch.sets))}
