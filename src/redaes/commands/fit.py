@@ -134,6 +134,7 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
     import redaes.training.sft  # noqa: F401
     from redaes.arguments import OneLineErrors, shorten
     from redaes.training.checkpoints import Checkpoints
+    from redaes.training.memory import explained_out_of_memory
 
     read_plugins()
     classes = {"model": _our_classes(LightningModule), "data": _our_classes(LightningDataModule)}
@@ -174,6 +175,10 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
             for callback in self.trainer.callbacks:
                 if isinstance(callback, Checkpoints):
                     callback.prepare(self.trainer, self.config.fit.ckpt_path)
+
+        def fit(self, model: Any, **options: Any) -> None:
+            with explained_out_of_memory(self.trainer):
+                self.trainer.fit(model, **options)
 
         def instantiate_classes(self) -> None:
             try:

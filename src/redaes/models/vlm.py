@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from redaes.errors import UserError
+from redaes.models.adapters import adapt, keep_layout, merged_state, quantisation_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +33,8 @@ class Lora:
         alpha: scale, applied as alpha / r.
         dropout: probability in [0, 1).
         targets: names of the linear layers to adapt.
+        rslora: scale by alpha / sqrt(r) instead, which keeps the size of an update the same at any rank
+            (Kalajdzievski 2023, arXiv 2312.03732).
     """
 
     r: int = 16
@@ -40,6 +43,7 @@ class Lora:
     targets: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
+    rslora: bool = False
 
 
 @dataclass
@@ -69,9 +73,13 @@ class Backbone:
         image_size: side in pixels of the square every image is resized to (the paper's resolution was lost;
             512 is ours, 504 where the model's unit is 28). None: what the checkpoint was trained with.
         freeze_vision: keep the vision tower and its merger fixed (Sec. 4.1).
-        dtype: of the weights in training.
+        dtype: of the weights in training. Full fine-tuning needs float32, with `trainer.precision=bf16-mixed` for
+            speed: bfloat16 weights lose small updates. Under an adapter bfloat16 is sound, as the adapter is float32.
         gradient_checkpointing: recompute activations in the backward pass.
         lora: train an adapter instead of the full weights.
+        quantization: store the frozen language part under an adapter in 4 bits (NF4 with double quantisation: QLoRA,
+            arXiv 2305.14314) or 8 bits (LLM.int8, arXiv 2208.07339); tower, merger, embeddings and head stay as they
+            are. Needs bitsandbytes.
         attention: attention implementation.
         features: how the image features of a frozen tower are kept.
     """
@@ -82,6 +90,7 @@ class Backbone:
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     lora: Lora | None = None
+    quantization: Literal["none", "4bit", "8bit"] = "none"
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     features: FeatureCaching = field(default_factory=FeatureCaching)
 
@@ -137,52 +146,69 @@ def open_processor(path: str, image_size: int | None) -> "VisionTextProcessor":
     return VisionTextProcessor.from_pretrained(path, image_size)
 
 
-def open_model(backbone: Backbone) -> "tuple[PreTrainedModel, VisionTextProcessor]":
+def open_model(backbone: Backbone, *, empty: bool = False) -> "tuple[PreTrainedModel, VisionTextProcessor]":
     """Open a checkpoint for training or inference.
+
+    Args:
+        backbone: which model and how it is used.
+        empty: make the same model without its weights (on the meta device), for a process that is sent them.
 
     Returns:
         The model (wrapped by peft if `lora` is set) and its processor.
 
     Raises:
-        UserError: not a checkpoint, or one of another kind, or an image size that the model cannot take unresampled.
+        UserError: not a checkpoint, or one of another kind; an image size that the model cannot take unresampled;
+            quantisation without an adapter or without bitsandbytes.
     """
-    import torch
-    from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
     path = checkpoint_path(backbone.path)
+    quantisation = quantisation_config(backbone.quantization, backbone.dtype, adapted=backbone.lora is not None)
     logging.disable_progress_bar()
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=getattr(torch, backbone.dtype), attn_implementation=backbone.attention
-        )
+        model: Any = _empty(path, backbone) if empty else _loaded(path, backbone, quantisation)
         processor = open_processor(path, backbone.image_size)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot open the model {backbone.path!r}: {str(error).strip().splitlines()[0]}") from error
-    model.model.visual.requires_grad_(not backbone.freeze_vision)
-    if backbone.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if backbone.lora is not None:
-        model = _adapt(model, backbone.lora, freeze_vision=backbone.freeze_vision)
+        model = adapt(model, backbone.lora)
+    bare(model).model.visual.requires_grad_(not backbone.freeze_vision)
+    if backbone.gradient_checkpointing:
+        _checkpoint(bare(model))
     return model, processor
 
 
-def _adapt(model: "PreTrainedModel", lora: Lora, *, freeze_vision: bool) -> Any:
-    from peft import LoraConfig, get_peft_model
+def _checkpoint(model: Any) -> None:
+    """Recompute activations. The reentrant kind would lose the gradient behind inputs that need none (frozen ones)."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    for layer in model.model.language_model.layers:
+        # Else a checkpointed layer drops every cache: `prefix_cache` holds the kind that may stay.
+        layer._can_checkpoint_with_cache = True
 
-    adapted = get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=rf".*language_model.*\.({'|'.join(lora.targets)})",
-            task_type="CAUSAL_LM",
-        ),
+
+def _loaded(path: str, backbone: Backbone, quantisation: Any) -> Any:
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(
+        path,
+        dtype=getattr(torch, backbone.dtype),
+        attn_implementation=backbone.attention,
+        quantization_config=quantisation,
     )
-    if not freeze_vision:
-        bare(adapted).model.visual.requires_grad_(True)
-    return adapted
+    keep_layout(model)
+    return model
+
+
+def _empty(path: str, backbone: Backbone) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(path)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(
+            config, dtype=getattr(torch, backbone.dtype), attn_implementation=backbone.attention
+        )
 
 
 def bare(model: Any) -> Any:
@@ -193,30 +219,35 @@ def bare(model: Any) -> Any:
 def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dtype: str | None = None) -> Path:
     """Write a plain Hugging Face directory: merged if LoRA, loadable without redaes, whole or not at all.
 
+    Where the weights lie in pieces over several processes, all of them must call this; the first one writes.
+
     Args:
-        model: a model from `open_model`; its weights are not changed.
+        model: a model from `open_model`; its weights are not changed, nor copied where they can be written as they are.
         processor: its processor.
         path: the directory to write; an existing checkpoint there is replaced, its model card (README.md) kept.
         dtype: `bfloat16` or `float16` to store smaller weights; None keeps the model's.
     """
-    import copy
+    from redaes.models.sharding import full_state, is_first_process
 
-    import torch
+    state = full_state(bare(model))
+    target = Path(path)
+    if is_first_process():
+        _write(bare(model), merged_state(bare(model), state), processor, target, dtype)
+    return target
+
+
+def _write(
+    model: Any, state: dict[str, Any], processor: "VisionTextProcessor", target: Path, dtype: str | None
+) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    target = Path(path)
+    plain, state = _plain(model, state, dtype)
+    plain.config.redaes_image_size = processor.image_size
     target.parent.mkdir(parents=True, exist_ok=True)
-    if hasattr(model, "merge_and_unload"):
-        model = copy.deepcopy(model).merge_and_unload()
-    elif dtype is not None:
-        model = copy.deepcopy(model)
-    if dtype is not None:
-        model = model.to(getattr(torch, dtype))
-    model.config.redaes_image_size = processor.image_size
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        model.save_pretrained(temporary)
+        plain.save_pretrained(temporary, state_dict=state)
         processor.save_pretrained(temporary)
         # Readable by others, as other files are; temporary folders and safetensors are made for their owner alone.
         temporary.chmod(0o755)
@@ -233,4 +264,22 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
             os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
+
+
+def _plain(model: Any, state: dict[str, Any], dtype: str | None) -> tuple[Any, dict[str, Any]]:
+    """The model as transformers knows it, empty, without adapters, quantisation or shards, and weights of one dtype."""
+    import copy
+
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    kind = getattr(torch, dtype) if dtype else model.get_input_embeddings().weight.dtype
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = AutoModelForImageTextToText.from_config(config, dtype=kind)
+    plain.generation_config = model.generation_config
+    # Tied weights are written once.
+    names = plain.state_dict().keys() - plain.all_tied_weights_keys.keys()
+    return plain, {name: state[name].to(kind) for name in plain.state_dict() if name in names}

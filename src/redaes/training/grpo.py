@@ -15,7 +15,7 @@ optimiser step on a rollout the ratio is 1, so the printed loss is about kl_coef
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from redaes.errors import UserError
 from redaes.models.features import join_features, split_features
 from redaes.models.forward import SharedPrefix, branch_logprobs
 from redaes.models.processor import VisionTextBatch
-from redaes.models.vlm import Backbone, bare, open_model
+from redaes.models.vlm import Backbone
 from redaes.registry import PluginSpec, create
 from redaes.rewards import Reward
 from redaes.rollout import Completions, Rollout, Sampling
@@ -138,7 +138,7 @@ class GRPO(VisionLanguageModule):
     def on_fit_start(self) -> None:
         """Open the reference: the policy as it was before this stage, whatever checkpoint training resumes from."""
         if self.kl_coef > 0 and self.backbone.lora is None:
-            reference, _ = open_model(self.backbone)
+            reference, _ = self.open_backbone()
             self._reference = (reference.requires_grad_(False).eval().to(self.device),)
 
     def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
@@ -170,7 +170,8 @@ class GRPO(VisionLanguageModule):
         """Sample, and sample images anew whose outputs are all rewarded alike, as often as that is allowed."""
 
         def draw(prompts: VisionTextBatch, seeds: list[int], features: Any) -> Completions:
-            return self.rollout(self.model, self.processor, prompts, self.sampling, seeds, features)
+            with self.gathered_weights():
+                return self.rollout(self.model, self.processor, prompts, self.sampling, seeds, features)
 
         completions = draw(batch.prompts, self._seeds(batch, 0), features)
         judged = judge(batch, completions.texts, self.reward, self.scale_rewards)
@@ -258,19 +259,17 @@ class GRPO(VisionLanguageModule):
         pieces = _parts(len(sampled.advantages), parts)
         for number, images in enumerate(pieces, start=1):
             chosen = sampled.of(images)
-            with self._without_sync(number < parts):
+            with self._exchanging(number == parts):
                 loss, metrics = self._loss(chosen, outputs, tokens)
                 self._stop_unless_finite(loss, judged)
                 self.manual_backward(loss)
             share = chosen.learned.sum() / tokens.clamp(min=1) * self.trainer.world_size
             for name, value in {"loss": loss.detach(), **{n: m * share for n, m in metrics.items()}}.items():
                 logged[name] = logged.get(name, torch.zeros_like(value)) + value
-        limit = self.optimisation.clip_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(bare(self.model).parameters(), limit)
+        self.clip_gradients_and_log()
         optimizer.step()
         scheduler.step()
         self._log(logged, across=True)
-        self._log({"grad_norm": norm})
 
     def _loss(self, sampled: "_Sampled", outputs: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The part of a step's loss that some of its images make up.
@@ -307,10 +306,15 @@ class GRPO(VisionLanguageModule):
             loss = loss * len(sampled.counted) * world / outputs
         return loss, metrics
 
-    def _without_sync(self, wanted: bool) -> AbstractContextManager[Any]:
-        """Within it gradients add up without being exchanged, where the strategy can wait with that."""
-        block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        return block() if wanted and block is not None else nullcontext()
+    @contextmanager
+    def _exchanging(self, last: bool) -> Iterator[None]:
+        """Around a backward pass: processes exchange gradients after the last one of a step, if they can wait."""
+        strategy: Any = self.trainer.strategy
+        if (engine := getattr(strategy, "deepspeed_engine", None)) is not None:
+            engine.set_gradient_accumulation_boundary(last)
+        block = getattr(strategy, "block_backward_sync", None)
+        with nullcontext() if last or block is None else block():
+            yield
 
     def _stop_unless_finite(self, loss: Tensor, judged: Judged) -> None:
         """End training at the first loss that is no number, with what led to it in `nonfinite.json`."""

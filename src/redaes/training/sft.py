@@ -62,17 +62,11 @@ class SupervisedModule(VisionLanguageModule):
         """Log the rankings, if groups were validated."""
         self.log_ranking()
 
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log the gradient norm before clipping."""
-        parameters = [p for p in self.parameters() if p.grad is not None]
-        self.log("train/grad_norm", torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip to the norm of `optimisation.clip_grad_norm`."""
-        if self.optimisation.clip_grad_norm > 0:
-            self.clip_gradients(optimizer, self.optimisation.clip_grad_norm, "norm")
+        self.clip_gradients_and_log()
 
 
 class ComparativeSFT(SupervisedModule):
