@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 3
 
 
-def trained(root, dataset, checkpoint, devices, *words):
+def trained(root, dataset, checkpoint, devices, *words, strategy="ddp"):
     settings = {
         "model.backbone.path": checkpoint,
         "model.reward": "tests.training.rewards.Brevity",
@@ -33,7 +33,7 @@ def trained(root, dataset, checkpoint, devices, *words):
         "trainer.enable_progress_bar": "false",
     }
     if devices > 1:
-        settings["trainer.strategy"] = "ddp"
+        settings["trainer.strategy"] = strategy
     options = [f"--{key}={value}" for key, value in settings.items()]
     subprocess.run(
         [sys.executable, "-m", "redaes", "fit", "--config=nano/grpo.yaml", *options, *words],
@@ -53,10 +53,12 @@ def trained(root, dataset, checkpoint, devices, *words):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("strategy", "words"),
     [
-        pytest.param([], id="plain"),
+        pytest.param("ddp", [], id="ddp"),
+        pytest.param("fsdp2", [], id="fsdp2", marks=pytest.mark.slow),
         pytest.param(
+            "ddp",
             [
                 "--model.mini_batches=2",
                 "--model.accumulate=2",
@@ -65,15 +67,15 @@ def trained(root, dataset, checkpoint, devices, *words):
                 "--data.groups_per_batch=2",
                 "--data.batching=shuffled",
             ],
-            id="every option",
+            id="ddp, every option",
             marks=pytest.mark.slow,
         ),
     ],
 )
-def test_two_processes_take_the_steps_of_one(dataset, checkpoint, tmp_path, words):
+def test_two_processes_take_the_steps_of_one(dataset, checkpoint, tmp_path, strategy, words):
     """An odd group is split between them, so that rewards see images of both."""
     one, weights = trained(tmp_path / "1", dataset, checkpoint, 1, *words)
-    two, others = trained(tmp_path / "2", dataset, checkpoint, 2, *words)
+    two, others = trained(tmp_path / "2", dataset, checkpoint, 2, *words, strategy=strategy)
     assert len(one) == len(two) >= 2
     for name in ("loss", "kl", "entropy", "ratio", "reward", "completion_length", "grad_norm"):
         a, b = ([float(row[f"train/{name}"]) for row in rows if row[f"train/{name}"]] for rows in (one, two))

@@ -54,8 +54,8 @@ class ExportCheckpoint(Callback):
         self.dirpath = dirpath
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the trained model, unless training was interrupted."""
-        if trainer.interrupted or not trainer.is_global_zero:
+        """Export the trained model, unless training was interrupted; weights in pieces are gathered from all."""
+        if trainer.interrupted:
             return
         path = Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "model"
         module: Any = pl_module
