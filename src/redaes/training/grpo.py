@@ -151,7 +151,9 @@ class GRPO(VisionLanguageModule):
         sampled = self._prepared(batch, features, completions, judged, parts)
         steps = min(self.mini_batches, fewest)
         for _ in range(self.inner_epochs):
-            for images in _parts(len(batch.members), steps):
+            for number in range(steps):
+                # By the place in the whole step, so that any number of processes cuts the same mini-batches.
+                images = (batch.positions.cpu() % steps == number).nonzero().squeeze(1)
                 self._update(sampled.of(images), min(self.accumulate, fewest // steps), judged)
         lengths, truncated = (x.float().sum() for x in (completions.mask, completions.truncated))
         length, cut = self._mean_over_outputs(lengths, truncated, len(completions.texts))
