@@ -27,6 +27,7 @@ from typing import Any
 
 import yaml
 
+ROOT = Path(__file__).resolve().parent.parent
 DATASET = {
     "source": {"class_path": "skimage", "init_args": {"names": ["astronaut", "chelsea", "coffee", "rocket"]}},
     "split": {"test": ["coffee"], "validation": ["rocket"]},
@@ -44,7 +45,19 @@ STAGES: dict[str, dict[str, Any]] = {
     "calibration": {"trainer": {"max_epochs": 15, "check_val_every_n_epoch": 5}, "data": {"batch_size": 4}},
     "grpo": {"trainer": {**BY_STEPS, "max_steps": 180, "val_check_interval": 15}, "data": {"group_size": 4}},
 }
-MODEL_OPTIONS: dict[str, dict[str, Any]] = {"grpo": {"inner_epochs": 3, "k": 4, "max_new_tokens": 24}}
+MODEL_OPTIONS: dict[str, dict[str, Any]] = {
+    "grpo": {"reward": "benchmarks.resume.Brevity", "inner_epochs": 3, "k": 4, "max_new_tokens": 24}
+}
+
+
+class Brevity:
+    """Pays for few characters: a model this small writes no score, and equal rewards would leave nothing to learn."""
+
+    def __call__(self, inputs: Any) -> Any:
+        """(N, K) rewards."""
+        import torch
+
+        return torch.tensor([[-float(len(text)) for text in row] for row in inputs.texts])
 
 
 def prepare(place: Path, stage: str) -> list[str]:
@@ -57,10 +70,7 @@ def prepare(place: Path, stage: str) -> list[str]:
 
     build(EngineConfig.model_validate(DATASET), place / "data", SerialRunner())
     export(*build_nano(["Detail is crisper."], hidden=64, layers=2, vision=64), place / "initial")
-    if stage == "grpo":
-        # Without scores to compare there would be no gradient, and nothing to tell two runs apart.
-        train([*command(place, "calibration", "initial"), "--model.optimisation.lr=5.0e-3"], place / "calibration")
-    return command(place, stage, "calibration/model" if stage == "grpo" else "initial")
+    return command(place, stage, "initial")
 
 
 def command(place: Path, stage: str, model: str) -> list[str]:
@@ -86,7 +96,7 @@ def start(words: list[str], root: Path) -> "subprocess.Popen[bytes]":
     root.mkdir(parents=True, exist_ok=True)
     with (root / "output.log").open("ab") as log:
         return subprocess.Popen(
-            [*words, f"--trainer.default_root_dir={root}"], stdout=log, stderr=log, start_new_session=True
+            [*words, f"--trainer.default_root_dir={root}"], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
         )
 
 
@@ -126,9 +136,13 @@ def kill_after(process: "subprocess.Popen[bytes]", root: Path, target: int, rng:
     return True
 
 
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def digest(root: Path) -> dict[str, str]:
     files = [*sorted((root / "model").glob("*.safetensors")), root / "metrics.csv", root / "completions.jsonl"]
-    return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {str(file.relative_to(root)): sha256(file) for file in files}
 
 
 def measure(place: Path, stage: str, kills: int, seed: int) -> dict[str, Any]:
@@ -152,10 +166,7 @@ def measure(place: Path, stage: str, kills: int, seed: int) -> dict[str, Any]:
         "stage": stage,
         "identical": bool(weights) and all(expected[name] == found.get(name) for name in weights),
         "logs_identical": expected == found,
-        "learnt": all(
-            hashlib.sha256((place / "initial" / Path(name).name).read_bytes()).hexdigest() != expected[name]
-            for name in weights
-        ),
+        "learnt": all(sha256(place / "initial" / Path(name).name) != expected[name] for name in weights),
         "kills": killed,
         "kills_in_a_checkpoint": half_written,
         "batches": total,
