@@ -87,15 +87,17 @@ def adapt(model: Any, lora: "Lora") -> Any:
     )
 
 
-def merged_state(model: Any, state: dict[str, Any]) -> dict[str, Any]:
+def merged_state(model: Any, state: dict[str, Any], dtype: Any) -> dict[str, Any]:
     """Weights under the names of the plain model, with adapters added and quantised layers in floating point.
 
     Args:
         model: the transformers model, whose layers may be adapted or quantised; it is not changed.
         state: its whole state dict; entries of adapted and quantised layers are replaced.
+        dtype: of what replaces them; it lies on the CPU, so that a card that held the model in 4 bits does not
+            have to hold it whole.
 
     Returns:
-        The same dict: W + scale * B @ A in the place of an adapted layer's parts.
+        The same dict: W + scale * B @ A, summed in float32, in the place of an adapted layer's parts.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -104,12 +106,13 @@ def merged_state(model: Any, state: dict[str, Any]) -> dict[str, Any]:
             parts = _taken(state, f"{name}.")
             weight = _floating(module.base_layer, parts["base_layer.weight"])
             down, up = (parts[f"lora_{side}.default.weight"].float() for side in "AB")
-            state[f"{name}.weight"] = weight.float() + module.scaling["default"] * (up @ down)
+            merged = weight.float() + module.scaling["default"] * (up @ down)
+            state[f"{name}.weight"] = merged.to(dtype).cpu()
             if "base_layer.bias" in parts:
                 state[f"{name}.bias"] = parts["base_layer.bias"]
         elif _is_quantised(module) and f"{name}.weight" in state:
             parts = _taken(state, f"{name}.")
-            state[f"{name}.weight"] = _floating(module, parts["weight"])
+            state[f"{name}.weight"] = _floating(module, parts["weight"]).to(dtype).cpu()
             if "bias" in parts:
                 state[f"{name}.bias"] = parts["bias"]
     return state

@@ -212,7 +212,7 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
     state = full_state(bare(model))
     target = Path(path)
     if is_first_process():
-        _write(bare(model), merged_state(bare(model), state), processor, target, dtype)
+        _write(bare(model), state, processor, target, dtype)
     return target
 
 
@@ -260,6 +260,7 @@ def _plain(model: Any, state: dict[str, Any], dtype: str | None) -> tuple[Any, d
     with torch.device("meta"):
         plain = AutoModelForImageTextToText.from_config(config, dtype=kind)
     plain.generation_config = model.generation_config
+    state = merged_state(model, state, kind)
     # Tied weights are written once.
-    names = plain.state_dict().keys() - plain.all_tied_weights_keys.keys()
-    return plain, {name: state[name].to(kind) for name in plain.state_dict() if name in names}
+    names = [name for name in plain.state_dict() if name not in plain.all_tied_weights_keys]
+    return plain, {name: state[name].to(kind) for name in names}
