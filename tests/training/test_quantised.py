@@ -56,6 +56,21 @@ def test_a_quantised_stage_trains_its_adapter_and_exports_the_same_from_the_end_
         export_command(str(last), str(tmp_path / "wrong"))
 
 
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_a_quantised_stage_is_taken_up_again_where_it_stopped(dataset, checkpoint, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    backbone = Backbone(str(checkpoint), quantization=bits, lora=Lora(r=4))
+
+    def fitted(steps, resume=None):
+        module = Calibration(backbone, Optimisation(lr=0.0 if resume else 3e-3, weight_decay=0.0))
+        trainer(tmp_path, steps).fit(module, CalibrationData(str(dataset), batch_size=4), ckpt_path=resume)
+        return {n: p.detach().clone() for n, p in module.model.named_parameters()}
+
+    before = fitted(2)
+    after = fitted(2, str(tmp_path / "checkpoints" / "last.ckpt"))
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
 def test_grpo_with_a_quantised_base_keeps_no_second_copy_for_the_reference(dataset, checkpoint, tmp_path):
     module = GRPO(
         qlora(checkpoint), reward={"class_path": "tests.training.rewards.Brevity"}, optimisation=FAST, k=4,

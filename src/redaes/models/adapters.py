@@ -47,11 +47,19 @@ def quantisation_config(quantization: str, dtype: str, *, adapted: bool) -> Any:
     )
 
 
-def keep_layout(model: Any) -> None:
-    """Keep 4-bit weights as they are: on a CPU, evaluation repacks them for good into a form that cannot be trained."""
+def keep_quantised(model: Any) -> None:
+    """Let 4-bit layers be evaluated, saved and taken up again without losing what they are."""
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if _is_quantised(module) and hasattr(module.weight, "quant_state"):
+            # On a CPU, evaluation would repack the weights for good into a form that cannot be trained.
             module.support_avx512bf16_for_cpu = False
+            module.register_load_state_dict_pre_hook(_leave_scales)
+
+
+def _leave_scales(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """bitsandbytes writes a layer's scales into state dicts and does not read them; they are the backbone's anyway."""
+    for name in [n for n in state if n.startswith(f"{prefix}weight.")]:
+        del state[name]
 
 
 def import_bitsandbytes(wanted_by: str) -> Any:

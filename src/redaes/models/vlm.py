@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from redaes.errors import UserError
-from redaes.models.adapters import adapt, keep_layout, merged_state, quantisation_config
+from redaes.models.adapters import adapt, keep_quantised, merged_state, quantisation_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -176,7 +176,7 @@ def _loaded(path: str, backbone: Backbone, quantisation: Any) -> Any:
         attn_implementation=backbone.attention,
         quantization_config=quantisation,
     )
-    keep_layout(model)
+    keep_quantised(model)
     return model
 
 
