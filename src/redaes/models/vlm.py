@@ -154,16 +154,9 @@ def open_model(backbone: Backbone, *, empty: bool = False) -> "tuple[PreTrainedM
         model = adapt(model, backbone.lora)
     bare(model).model.visual.requires_grad_(not backbone.freeze_vision)
     if backbone.gradient_checkpointing:
-        _checkpoint(bare(model))
+        # The reentrant kind would lose the gradient behind inputs that need none (frozen ones).
+        bare(model).activation_checkpointing_enable({"use_reentrant": False})
     return model, processor
-
-
-def _checkpoint(model: Any) -> None:
-    """Recompute activations. The reentrant kind would lose the gradient behind inputs that need none (frozen ones)."""
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    for layer in model.model.language_model.layers:
-        # Else a checkpointed layer drops every cache: `prefix_cache` holds the kind that may stay.
-        layer._can_checkpoint_with_cache = True
 
 
 def _loaded(path: str, backbone: Backbone, quantisation: Any) -> Any:
