@@ -69,12 +69,16 @@ class Stopping(Callback):
         trainer.should_stop = trainer.global_step >= self.after
 
 
-def fit(checkpoint, batches, folder, strategy, devices=2, lora=False, checkpointing=False, resume=None, stop_after=4):
+def fit(
+    checkpoint, batches, folder, strategy, devices=2, lora=False, checkpointing=False, resume=None, stop_after=4,
+    dtype="float32", precision="32-true",
+):  # fmt: skip
     """Four optimiser steps on two batches each, or as many as `stop_after`; returns the module and its trainer."""
     folder = Path(folder)
     seed_everything(0, verbose=False)
+    adapter = Lora(r=4, alpha=8) if lora else None
     module = Calibration(
-        Backbone(checkpoint, lora=Lora(r=4, alpha=8) if lora else None, gradient_checkpointing=checkpointing),
+        Backbone(checkpoint, lora=adapter, gradient_checkpointing=checkpointing, dtype=dtype),
         Optimisation(lr=1e-3, clip_grad_norm=0.5, warmup=0.0, schedule="linear"),
         max_new_tokens=4,
     )
@@ -82,8 +86,9 @@ def fit(checkpoint, batches, folder, strategy, devices=2, lora=False, checkpoint
         strategy = ZeroOnCPU(strategy)
     # One process takes both batches of a step itself.
     trainer = Trainer(
-        default_root_dir=folder, accelerator="cpu", devices=devices, strategy=strategy, max_steps=4, max_epochs=-1,
-        accumulate_grad_batches=2 // devices, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder, accelerator="cpu", devices=devices, strategy=strategy, precision=precision,
+        max_steps=4, max_epochs=-1, accumulate_grad_batches=2 // devices, logger=False,
+        enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False, log_every_n_steps=1,
         callbacks=[
             Sampling(),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.distributed.checkpoint import FileSystemReader
 
 from redaes.commands.export import export as export_command
 from redaes.data.modules import CalibrationData
@@ -98,6 +99,27 @@ def test_pieces_are_saved_resumed_and_exported(checkpoint, batches, tmp_path, lo
 def training_s_change(path, checkpoint):
     before, after = weights_of(checkpoint), weights_of(path)
     return torch.cat([(after[name] - before[name]).float().flatten() for name in before])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lora", "dtype"), [(False, "float32"), (True, "bfloat16")])
+def test_pieces_compute_in_bfloat16_and_stay_what_they_are(checkpoint, batches, tmp_path, lora, dtype):
+    fit(str(checkpoint), batches, tmp_path / "one", "auto", devices=1, lora=lora)
+    fit_in_two(checkpoint, batches, tmp_path / "two", "fsdp2", lora=lora, dtype=dtype, precision="bf16-mixed")
+    # From the checkpoint, over float32 weights: the export of bfloat16 ones would be rounded.
+    backbone = {"path": str(checkpoint), "lora": {"r": 4, "alpha": 8} if lora else None}
+    (tmp_path / "two" / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}}))
+    export_command(str(tmp_path / "two" / "checkpoints" / "last.ckpt"), str(tmp_path / "consolidated"))
+    alone = training_s_change(tmp_path / "one" / "exported", checkpoint)
+    together = training_s_change(tmp_path / "consolidated", checkpoint)
+    assert torch.nn.functional.cosine_similarity(alone, together, dim=0) > 0.9
+    saved = FileSystemReader(tmp_path / "two" / "checkpoints" / "last.ckpt").read_metadata().state_dict_metadata
+    kinds = {
+        entry.properties.dtype
+        for name, entry in saved.items()
+        if name.startswith("state_dict.model.") and ("lora_" in name or not lora)
+    }
+    assert kinds == {torch.float32}
 
 
 @pytest.mark.slow

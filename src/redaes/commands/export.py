@@ -39,7 +39,12 @@ def _from_training(checkpoint: Path) -> tuple[Any, Any]:
     lora = settings.pop("lora", None)
     model, processor = open_model(Backbone(**settings, lora=Lora(**lora) if lora else None))
     weights = {k.removeprefix("model."): v for k, v in _state(checkpoint).items() if k.startswith("model.")}
-    model.load_state_dict(weights)
+    # Under an adapter only what was trained is taken: the rest is the backbone's, and may be quantised.
+    names = {n for n, p in model.named_parameters() if p.requires_grad} if lora else model.state_dict().keys()
+    missing = sorted(names - weights.keys())
+    if missing:
+        raise UserError(f"{checkpoint} has no {missing[0]!r}: it is of another model than {configs[0]} says")
+    model.load_state_dict({name: weights[name] for name in names}, strict=lora is None)
     return model, processor
 
 

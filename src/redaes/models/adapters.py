@@ -47,11 +47,19 @@ def quantisation_config(quantization: str, dtype: str, *, adapted: bool) -> Any:
     )
 
 
-def keep_layout(model: Any) -> None:
-    """Keep 4-bit weights as they are: on a CPU, evaluation repacks them for good into a form that cannot be trained."""
+def keep_quantised(model: Any) -> None:
+    """Let 4-bit layers be evaluated, saved and taken up again without losing what they are."""
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if _is_quantised(module) and hasattr(module.weight, "quant_state"):
+            # On a CPU, evaluation would repack the weights for good into a form that cannot be trained.
             module.support_avx512bf16_for_cpu = False
+            module.register_load_state_dict_pre_hook(_leave_scales)
+
+
+def _leave_scales(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """bitsandbytes writes a layer's scales into state dicts and does not read them; they are the backbone's anyway."""
+    for name in [n for n in state if n.startswith(f"{prefix}weight.")]:
+        del state[name]
 
 
 def import_bitsandbytes(wanted_by: str) -> Any:
@@ -87,15 +95,17 @@ def adapt(model: Any, lora: "Lora") -> Any:
     )
 
 
-def merged_state(model: Any, state: dict[str, Any]) -> dict[str, Any]:
+def merged_state(model: Any, state: dict[str, Any], dtype: Any) -> dict[str, Any]:
     """Weights under the names of the plain model, with adapters added and quantised layers in floating point.
 
     Args:
         model: the transformers model, whose layers may be adapted or quantised; it is not changed.
         state: its whole state dict; entries of adapted and quantised layers are replaced.
+        dtype: of what replaces them; it lies on the CPU, so that a card that held the model in 4 bits does not
+            have to hold it whole.
 
     Returns:
-        The same dict: W + scale * B @ A in the place of an adapted layer's parts.
+        The same dict: W + scale * B @ A, summed in float32, in the place of an adapted layer's parts.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -104,12 +114,13 @@ def merged_state(model: Any, state: dict[str, Any]) -> dict[str, Any]:
             parts = _taken(state, f"{name}.")
             weight = _floating(module.base_layer, parts["base_layer.weight"])
             down, up = (parts[f"lora_{side}.default.weight"].float() for side in "AB")
-            state[f"{name}.weight"] = weight.float() + module.scaling["default"] * (up @ down)
+            merged = weight.float() + module.scaling["default"] * (up @ down)
+            state[f"{name}.weight"] = merged.to(dtype).cpu()
             if "base_layer.bias" in parts:
                 state[f"{name}.bias"] = parts["base_layer.bias"]
         elif _is_quantised(module) and f"{name}.weight" in state:
             parts = _taken(state, f"{name}.")
-            state[f"{name}.weight"] = _floating(module, parts["weight"])
+            state[f"{name}.weight"] = _floating(module, parts["weight"]).to(dtype).cpu()
             if "bias" in parts:
                 state[f"{name}.bias"] = parts["bias"]
     return state

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from redaes.errors import UserError
-from redaes.models.adapters import adapt, keep_layout, merged_state, quantisation_config
+from redaes.models.adapters import adapt, keep_quantised, merged_state, quantisation_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -174,16 +174,9 @@ def open_model(backbone: Backbone, *, empty: bool = False) -> "tuple[PreTrainedM
         model = adapt(model, backbone.lora)
     bare(model).model.visual.requires_grad_(not backbone.freeze_vision)
     if backbone.gradient_checkpointing:
-        _checkpoint(bare(model))
+        # The reentrant kind would lose the gradient behind inputs that need none (frozen ones).
+        bare(model).activation_checkpointing_enable({"use_reentrant": False})
     return model, processor
-
-
-def _checkpoint(model: Any) -> None:
-    """Recompute activations. The reentrant kind would lose the gradient behind inputs that need none (frozen ones)."""
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    for layer in model.model.language_model.layers:
-        # Else a checkpointed layer drops every cache: `prefix_cache` holds the kind that may stay.
-        layer._can_checkpoint_with_cache = True
 
 
 def _loaded(path: str, backbone: Backbone, quantisation: Any) -> Any:
@@ -196,7 +189,7 @@ def _loaded(path: str, backbone: Backbone, quantisation: Any) -> Any:
         attn_implementation=backbone.attention,
         quantization_config=quantisation,
     )
-    keep_layout(model)
+    keep_quantised(model)
     return model
 
 
@@ -232,7 +225,7 @@ def export(model: Any, processor: "VisionTextProcessor", path: str | Path, *, dt
     state = full_state(bare(model))
     target = Path(path)
     if is_first_process():
-        _write(bare(model), merged_state(bare(model), state), processor, target, dtype)
+        _write(bare(model), state, processor, target, dtype)
     return target
 
 
@@ -280,6 +273,7 @@ def _plain(model: Any, state: dict[str, Any], dtype: str | None) -> tuple[Any, d
     with torch.device("meta"):
         plain = AutoModelForImageTextToText.from_config(config, dtype=kind)
     plain.generation_config = model.generation_config
+    state = merged_state(model, state, kind)
     # Tied weights are written once.
-    names = plain.state_dict().keys() - plain.all_tied_weights_keys.keys()
-    return plain, {name: state[name].to(kind) for name in plain.state_dict() if name in names}
+    names = [name for name in plain.state_dict() if name not in plain.all_tied_weights_keys]
+    return plain, {name: state[name].to(kind) for name in names}
