@@ -24,6 +24,7 @@ import json
 import statistics
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.vs not in (None, PEER[options.what]):
         parser.error(f"--what {options.what} is compared with {PEER[options.what]}, not with {options.vs}")
-    with tempfile.TemporaryDirectory() as temporary:
+    # Some libraries log to stdout when they are imported; it is for the result alone.
+    with tempfile.TemporaryDirectory() as temporary, redirect_stdout(sys.stderr):
         found = rounded(measure(options.what, shape_of(options), options, options.work or Path(temporary)))
     if options.json:
         print(json.dumps(found))

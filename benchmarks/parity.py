@@ -23,6 +23,7 @@ import json
 import random
 import sys
 from collections import defaultdict
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import product
 from types import SimpleNamespace
@@ -215,18 +216,27 @@ def compare(family: Any, backend: str, per_prompt: int, against_trl: bool) -> di
     return found
 
 
+def compare_all(against_trl: bool) -> dict[str, dict[str, float]]:
+    """The differences of every model family, attention implementation and number of images."""
+    if against_trl:
+        require_trl()
+    return {
+        f"{family}/{backend}/{per_prompt} image{'s' * (per_prompt > 1)}": compare(
+            family, backend, per_prompt, against_trl
+        )
+        for family, backend, per_prompt in product(FAMILIES, BACKENDS, (1, 2))
+    }
+
+
 def main() -> int:
     """Compare everything, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-trl", action="store_true", help="leave TRL out")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args()
-    if not options.no_trl:
-        require_trl()
-    cases = {}
-    for family, backend, per_prompt in product(FAMILIES, BACKENDS, (1, 2)):
-        found = compare(family, backend, per_prompt, not options.no_trl)
-        cases[f"{family}/{backend}/{per_prompt} image{'s' * (per_prompt > 1)}"] = found
+    # Some libraries log to stdout when they are imported; it is for the result alone.
+    with redirect_stdout(sys.stderr):
+        cases = compare_all(against_trl=not options.no_trl)
     worst = {name: max(case[name] for case in cases.values()) for name in next(iter(cases.values()))}
     passed = all(value <= LIMITS[name] for name, value in worst.items())
     if options.json:

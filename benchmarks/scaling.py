@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,8 @@ def main() -> int:
     parser.set_defaults(images=4)
     options = parser.parse_args()
     base = shape_of(options)
-    with tempfile.TemporaryDirectory() as temporary:
+    # Some libraries log to stdout when they are imported; it is for the result alone.
+    with tempfile.TemporaryDirectory() as temporary, redirect_stdout(sys.stderr):
         folders = Folders(Path(temporary), 1 + options.steps)
         found: dict[str, Any] = {"shape": vars(base), "machine": machine(base), "steps": {}}
         for variable in VARIED:
