@@ -44,6 +44,13 @@ def test_the_entropy_has_no_gradient_and_a_frozen_head_gets_none():
     assert weight.grad is None
 
 
+def test_without_entropies_the_log_probabilities_are_the_same():
+    states, weight, tokens = _inputs()
+    logps, entropy = token_logprobs(states, weight, tokens, 0.7, with_entropy=False)
+    torch.testing.assert_close(logps, token_logprobs(states, weight, tokens, 0.7)[0])
+    assert not entropy.any()
+
+
 def test_extreme_logits_stay_finite():
     states = torch.tensor([[1e4, -1e4]], requires_grad=True)
     logps, entropy = token_logprobs(states, torch.eye(2), torch.tensor([1]))

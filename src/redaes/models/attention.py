@@ -28,57 +28,64 @@ class Segments:
     Attributes:
         width: P.
         unseen: (N, 1, 1, P) bool, padding of the prompts; None without any.
-        columns: (N, K*T) long, column of each completion token; padding points anywhere inside the row.
-        rows: (N, S - P) long, the inverse: index into K*T of each column after the prompt.
+        columns: (N*K*T,) long, where each completion token is among all N*S; padding points at any of its row's.
+        slots: (N*(S - P),) long, the inverse: where what stands after the prompts is among all N*K*T.
         k: K.
     """
 
     width: int
     unseen: Tensor | None
     columns: Tensor
-    rows: Tensor
+    slots: Tensor
     k: int
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
         """(N, H, S, D) queries, (N, G, S, D) keys and values -> (N, S, H, D)."""
-        repeats = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-        prompt = self._prompts(query, key, value, scaling, dropout)
-        if not self.columns.shape[1]:
-            return prompt.transpose(1, 2)
-        own = [self._completions(x) for x in (query, key, value)]
+        prompt = self._prompts(query, key, value, scaling, dropout).transpose(1, 2)
+        if not len(self.columns):
+            return prompt
+        count, groups = len(query), key.shape[1]
+        own = self._completions(query)
+        heads, length = own.shape[1:3]
         seen = torch.nn.functional.scaled_dot_product_attention(
-            own[0],
-            torch.cat([self._repeated(key), own[1]], dim=2),
-            torch.cat([self._repeated(value), own[2]], dim=2),
-            attn_mask=self._completion_mask(own[0].shape[2]),
+            # The heads of a group stand below each other: longer products, and no copy of keys for each head.
+            own.unflatten(1, (groups, -1)).flatten(2, 3),
+            self._with_prompt(key),
+            self._with_prompt(value),
+            attn_mask=self._completion_mask(length).repeat(1, 1, heads // groups, 1),
             dropout_p=dropout,
             scale=scaling,
         )
-        after = seen.unflatten(0, (-1, self.k)).permute(0, 1, 3, 2, 4).flatten(1, 2)
-        after = after.gather(1, self.rows[:, :, None, None].expand(-1, -1, *after.shape[2:]))
-        return torch.cat([prompt.transpose(1, 2), after], dim=1)
+        after = seen.unflatten(2, (-1, length)).flatten(1, 2).transpose(1, 2).flatten(0, 1)
+        return torch.cat([prompt, after.index_select(0, self.slots).unflatten(0, (count, -1))], dim=1)
 
     def _prompts(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
         query, key, value = (x[:, :, : self.width] for x in (query, key, value))
+        repeats = query.shape[1] // key.shape[1]
         mask = None
         if self.unseen is not None:
             order = torch.arange(self.width, device=query.device)
             # Padding sees itself, so that no row of the softmax is empty.
             mask = ((order[:, None] >= order) & ~self.unseen) | (order[:, None] == order)
         return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+            query,
+            key.repeat_interleave(repeats, 1),
+            value.repeat_interleave(repeats, 1),
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scaling,
         )
 
     def _completions(self, values: Tensor) -> Tensor:
         """(N, H, S, D) -> (N*K, H, T, D)."""
-        index = self.columns[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
-        own: Tensor = values.gather(2, index).unflatten(2, (self.k, -1))
-        return own.transpose(1, 2).flatten(0, 1)
+        rows: Tensor = values.transpose(1, 2).flatten(0, 1).index_select(0, self.columns)
+        return rows.view(len(values) * self.k, -1, *rows.shape[1:]).transpose(1, 2)
 
-    def _repeated(self, values: Tensor) -> Tensor:
-        """The prompts' part of (N, H, S, D) -> (N*K, H, P, D)."""
-        return values[:, :, : self.width].repeat_interleave(self.k, 0)
+    def _with_prompt(self, values: Tensor) -> Tensor:
+        """(N, G, S, D) -> (N*K, G, P + T, D), each completion's own after its prompt's."""
+        prompt = values[:, :, : self.width].repeat_interleave(self.k, 0)
+        return torch.cat([prompt, self._completions(values)], dim=2)
 
     def _completion_mask(self, length: int) -> Tensor:
         """(N*K or 1, 1, T, P + T): the whole prompt, and one's own tokens so far."""

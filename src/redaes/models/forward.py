@@ -45,7 +45,7 @@ def mrope_positions(model: Any, batch: VisionTextBatch) -> Tensor:
 
 
 def answer_logprobs(
-    model: Any, batch: VisionTextBatch, temperature: float = 1.0, features: Any = None
+    model: Any, batch: VisionTextBatch, temperature: float = 1.0, features: Any = None, with_entropy: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Plain forward over whole rows.
 
@@ -54,6 +54,7 @@ def answer_logprobs(
         batch: B rows of prompt and answer, padded on the left.
         temperature: of the sampling distribution.
         features: from `image_features`, if they were computed before.
+        with_entropy: False leaves the entropies 0 and saves their time.
 
     Returns:
         log-probabilities, entropies and mask of the answer tokens, each (B, T) with T = `batch.answer_length`;
@@ -67,7 +68,7 @@ def answer_logprobs(
     length, width = batch.answer_length, batch.input_ids.shape[1]
     labels = batch.labels[:, -length:]
     mask = labels != -100
-    with scored(bare(model).lm_head, labels.clamp(min=0), mask, temperature):
+    with scored(bare(model).lm_head, labels.clamp(min=0), mask, temperature, with_entropy):
         out = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
@@ -90,6 +91,7 @@ def branch_logprobs(
     temperature: float = 1.0,
     features: Any = None,
     layout: SharedPrefix = "packed",
+    with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of K completions of each of N prompts; each prompt is computed once.
 
@@ -101,6 +103,7 @@ def branch_logprobs(
         temperature: of the sampling distribution.
         features: from `image_features`, if they were computed before.
         layout: `packed` or `cache`.
+        with_entropy: False leaves the entropies 0 and saves their time.
 
     Returns:
         log-probabilities and entropies, each (N*K, T); 0 outside the mask.
@@ -111,15 +114,23 @@ def branch_logprobs(
     """
     features = image_features(model, prompts) if features is None else features
     forward = _packed if layout == "packed" else _cached
-    return forward(model, prompts, completions, mask, temperature, features)
+    return forward(model, prompts, completions, mask, temperature, features, with_entropy)
 
 
 def _packed(
-    model: Any, prompts: VisionTextBatch, completions: Tensor, mask: Tensor, temperature: float, features: Any
+    model: Any,
+    prompts: VisionTextBatch,
+    completions: Tensor,
+    mask: Tensor,
+    temperature: float,
+    features: Any,
+    with_entropy: bool,
 ) -> tuple[Tensor, Tensor]:
     row = pack(prompts, mrope_positions(model, prompts), completions, mask)
     count = len(prompts.input_ids)
-    with scored(bare(model).lm_head, completions.reshape(count, -1), mask.reshape(count, -1), temperature):
+    with scored(
+        bare(model).lm_head, completions.reshape(count, -1), mask.reshape(count, -1), temperature, with_entropy
+    ):
         out = model(
             input_ids=row.input_ids,
             position_ids=row.positions,
@@ -226,15 +237,15 @@ def _segments(row: PackedRows, prompt_mask: Tensor) -> Segments:
     columns = row.columns[:, :, : steps - 1]
     ends = torch.cat([row.columns[:, 1:, :1], columns.new_full((count, 1, 1), total)], dim=1)
     inside = columns < ends
-    slots = torch.arange(k * (steps - 1), device=columns.device).view(1, k, -1).expand_as(columns)
-    rows = torch.zeros(count, total - width, dtype=torch.long, device=columns.device)
-    owner = torch.arange(count, device=columns.device).view(-1, 1, 1).expand_as(columns)
-    rows[owner[inside], columns[inside] - width] = slots[inside]
+    number = torch.arange(count, device=columns.device).view(-1, 1, 1)
+    slots = torch.arange(columns.numel(), device=columns.device).view(columns.shape)
+    inverse = torch.zeros(count, total - width, dtype=torch.long, device=columns.device)
+    inverse[number.expand_as(columns)[inside], columns[inside] - width] = slots[inside]
     return Segments(
         width=width,
         unseen=None if bool(prompt_mask.all()) else (prompt_mask == 0)[:, None, None],
-        columns=columns.clamp(max=total - 1).flatten(1),
-        rows=rows,
+        columns=(columns.clamp(max=total - 1) + number * total).flatten(),
+        slots=inverse.flatten(),
         k=k,
     )
 
@@ -306,13 +317,21 @@ def prefill(model: Any, prompts: VisionTextBatch, features: Any = None, repeats:
 
 
 def _cached(
-    model: Any, prompts: VisionTextBatch, completions: Tensor, mask: Tensor, temperature: float, features: Any
+    model: Any,
+    prompts: VisionTextBatch,
+    completions: Tensor,
+    mask: Tensor,
+    temperature: float,
+    features: Any,
+    with_entropy: bool,
 ) -> tuple[Tensor, Tensor]:
     base = bare(model)
     if base.training and base.is_activation_checkpointing:
         raise ValueError("shared_prefix=cache keeps what gradient_checkpointing drops; set shared_prefix to packed")
     count, k = len(prompts.input_ids), len(completions) // len(prompts.input_ids)
-    with scored(base.lm_head, completions[:, 0].reshape(count, k), mask[:, 0].reshape(count, k), temperature):
+    with scored(
+        base.lm_head, completions[:, 0].reshape(count, k), mask[:, 0].reshape(count, k), temperature, with_entropy
+    ):
         start = prefill(model, prompts, features, repeats=k)
     first = start.logits.view(count * k, 1, 2)
     if completions.shape[1] == 1:
@@ -321,7 +340,7 @@ def _cached(
     start.cache.batch_repeat_interleave(k)
     steps = torch.arange(completions.shape[1] - 1, device=completions.device)
     positions = start.next_position.repeat_interleave(k)[:, None] + steps
-    with scored(base.lm_head, completions[:, 1:], mask[:, 1:], temperature):
+    with scored(base.lm_head, completions[:, 1:], mask[:, 1:], temperature, with_entropy):
         out = model(
             input_ids=completions[:, :-1],
             attention_mask=torch.cat([start.attention_mask.repeat_interleave(k, 0), mask[:, :-1].long()], dim=1),

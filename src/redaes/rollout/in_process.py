@@ -115,13 +115,13 @@ def _draw(logits: Tensor, forbidden: Tensor, temperature: float, uniform: Tensor
 
     The token is where the cumulated probability passes a (B,) uniform number: one number a token, from anywhere.
     """
-    logps = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
-    allowed = logps.index_fill(-1, forbidden, float("-inf"))
+    probabilities = torch.softmax(logits.float() / (temperature or 1.0), dim=-1)
+    allowed = probabilities.index_fill(-1, forbidden, 0.0)
     if temperature == 0:
         token = allowed.argmax(-1)
     else:
-        cumulated = allowed.exp().cumsum(-1)
+        cumulated = allowed.cumsum(-1)
         # A token of probability 0 adds nothing to the sum and is therefore never the first to pass the number.
         token = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True).squeeze(-1)
         token = token.clamp(max=logits.shape[-1] - 1)
-    return token, logps.gather(-1, token[:, None]).squeeze(-1)
+    return token, probabilities.gather(-1, token[:, None]).squeeze(-1).log()

@@ -109,7 +109,8 @@ class AnswerTable(Callback):
         images = [[data.manifest.open(path) for path in sample.images] for sample in chosen]
         prompts = module.processor.batch(images, [sample.question for sample in chosen]).to(module.device)
         sampling = Sampling(temperature=0.0, max_new_tokens=module.max_new_tokens)
-        texts = InProcessRollout()(module.model, module.processor, prompts, sampling).texts
+        with module.gathered_weights():
+            texts = InProcessRollout()(module.model, module.processor, prompts, sampling).texts
         rows = [
             AnswerRow(trainer.global_step, sample.objective, ", ".join(sample.images), sample.answer, text)
             for sample, text in zip(chosen, texts, strict=True)

@@ -235,11 +235,12 @@ class GRPO(VisionLanguageModule):
         """Log-probabilities without a graph, and without dropout, computed in parts."""
         was_training = model.training
         model.eval()
-        pieces = [self._logprobs(model, sampled.of(images))[0] for images in _parts(len(sampled.advantages), parts)]
+        images = _parts(len(sampled.advantages), parts)
+        pieces = [self._logprobs(model, sampled.of(some), with_entropy=False)[0] for some in images]
         model.train(was_training)
         return torch.cat(pieces)
 
-    def _logprobs(self, model: Any, sampled: "_Sampled") -> tuple[Tensor, Tensor]:
+    def _logprobs(self, model: Any, sampled: "_Sampled", with_entropy: bool = True) -> tuple[Tensor, Tensor]:
         return branch_logprobs(
             model,
             sampled.prompts,
@@ -248,6 +249,7 @@ class GRPO(VisionLanguageModule):
             self.sampling.temperature,
             sampled.features,
             self.shared_prefix,
+            with_entropy,
         )
 
     def _update(self, sampled: "_Sampled", parts: int, judged: Judged) -> None:

@@ -41,7 +41,7 @@ class SupervisedModule(VisionLanguageModule):
             The negative log-likelihood of this process's tokens, with gradient; and (4,) over all processes: that sum,
             tokens that are surely right, tokens, and samples without a label, whose image is unreadable.
         """
-        logps, _, mask = answer_logprobs(self.model, batch, features=self.features(batch))
+        logps, _, mask = answer_logprobs(self.model, batch, features=self.features(batch), with_entropy=False)
         total = -(logps * mask).sum()
         # A token predicted with more than half of the probability is the arg max: a lower bound that costs nothing.
         sure = (logps.detach() > -0.6931).logical_and(mask).sum()
