@@ -8,8 +8,8 @@ Every point is a whole step, rollout to optimiser, of the real LightningModule i
 
 The claim about K is about the passes that training makes over completions: a step is linear in K, and one more output
 per image costs at most C / (P + C) of what it costs when the prompt is repeated for it. Both passes are measured,
-forward and backward of the loss, on the same model: `branch_logprobs` (shared) and `answer_logprobs` (repeated). A
-third, `repeated, one tower pass`, is given the image features, so that it differs in the language part alone; there
+forward and backward of the loss, on the same model: `branch_logprobs` in its two layouts (shared: packed rows, and a
+cache) and `answer_logprobs` (repeated). A last one, `repeated, one tower pass`, is given the image features, so that it differs in the language part alone; there
 the head and the completions' own attention, which both forms pay, keep the ratio above C / (P + C). The exit code is 1
 if the slope is steeper than claimed. Lines are least squares; `unexplained` is the share of the variance they leave.
 """
@@ -36,14 +36,15 @@ VARIED: dict[str, tuple[int, ...]] = {
     "new_tokens": (32, 64, 128, 192),
     "image_size": (252, 504, 756),
 }
-FORMS = ("shared", "repeated", "repeated, one tower pass")
+FORMS = ("shared", "shared, cache", "repeated", "repeated, one tower pass")
 
 
 def pass_over_completions(shape: Shape, folder: Path, form: str, repeats: int) -> dict[str, Any]:
     """Forward and backward of the loss of N * K random completions, the measured part of `passes`."""
     import torch
 
-    from redaes.models.forward import answer_logprobs, branch_logprobs, image_features, join_features, split_features
+    from redaes.models.forward import answer_logprobs, branch_logprobs
+    from redaes.models.features import image_features, join_features, split_features
     from redaes.models.vlm import Backbone, open_model
     from redaes.prompts import render
 
@@ -55,8 +56,8 @@ def pass_over_completions(shape: Shape, folder: Path, form: str, repeats: int) -
     rows = torch.arange(shape.images, device=shape.device).repeat_interleave(shape.k)
     mask = torch.ones_like(tokens)
 
-    def shared() -> Any:
-        return branch_logprobs(model, prompts, tokens, mask)[0]
+    def shared(layout: Any = "packed") -> Any:
+        return branch_logprobs(model, prompts, tokens, mask, layout=layout)[0]
 
     def repeated(features: Any = None) -> Any:
         whole = prompts.rows(rows)
@@ -67,6 +68,8 @@ def pass_over_completions(shape: Shape, folder: Path, form: str, repeats: int) -
             attention_mask=torch.cat([whole.attention_mask, mask], dim=1),
             mm_token_type_ids=torch.cat([whole.mm_token_type_ids, torch.zeros_like(tokens)], dim=1),
             labels=torch.cat([unlabelled, tokens], dim=1),
+            # Known by their keys, equal images would go through the tower once.
+            image_keys=None,
         )
         return answer_logprobs(model, batch, features=features)[0]
 
@@ -74,7 +77,9 @@ def pass_over_completions(shape: Shape, folder: Path, form: str, repeats: int) -
         parts = split_features(image_features(model, prompts))
         return repeated(join_features([parts[row] for row in rows.tolist()]))
 
-    run: Callable[[], Any] = dict(zip(FORMS, (shared, repeated, repeated_with_features), strict=True))[form]
+    run: Callable[[], Any] = dict(
+        zip(FORMS, (shared, lambda: shared("cache"), repeated, repeated_with_features), strict=True)
+    )[form]
     clock = Clock(shape.device)
     for _repeat in range(1 + repeats):
         run().mean().backward()
