@@ -61,6 +61,7 @@ NAMES = {"2b": "Qwen3-VL-2B", "3b": "Qwen2.5-VL-3B", "7b": "Qwen2.5-VL-7B"}
 TEXT, ANSWER = 100, 256  # tokens of a prompt's text [assumed] and of the longest answer
 SAMPLES = 2  # in a forward pass of the supervised stages, with two images each at most
 IMAGES, K = 8, 6  # of a group, outputs of an image
+BLOCK = 256  # positions whose logits exist at one time
 RANK = 64
 
 
@@ -157,17 +158,16 @@ def plan(size: Size, stage: str, method: str, strategy: str, cards: int, *, chec
     per_card = max(1, IMAGES // cards)
     prompt = size.image_tokens + TEXT
     # Supervised: whole rows of two images. GRPO: one image at a time (accumulate: 8), its prompt once, K answers.
-    rows, tokens = (SAMPLES, SAMPLES * (2 * size.image_tokens + TEXT + ANSWER)) if stage == "sft" else (
-        K, prompt + K * ANSWER)  # fmt: skip
-    answers = rows * ANSWER
+    tokens = SAMPLES * (2 * size.image_tokens + TEXT + ANSWER) if stage == "sft" else prompt + K * ANSWER
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     # bfloat16. Recomputed: the input of every layer, and one layer open. Kept: 34 bytes per token and hidden unit of a
     # layer without the attention matrix (Korthikanti et al. 2022, arXiv 2205.05198, Eq. 2, for an MLP 4 wide).
     layer = tokens * 34 * text.hidden_size * _width(text)
     inputs = tokens * 2 * text.hidden_size * text.num_hidden_layers
     activations = inputs + layer if checkpointing else layer * text.num_hidden_layers
-    # Logits of answer tokens: bfloat16, their float32 copy, its log-softmax and the gradient.
-    logits = answers * text.vocab_size * (2 + 4 + 4 + 4)
+    # Logits of a block of positions: bfloat16, their float32 copy and its exponentials; and, while the head is trained,
+    # the sum of its gradient over the blocks in float32.
+    logits = BLOCK * text.vocab_size * (2 + 4 + 4) + (text.vocab_size * text.hidden_size * 4 if method == "full" else 0)
     kv = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head
     cache = per_card * K * (prompt + ANSWER) * kv if stage == "grpo" else 0
     gb = 1e-9

@@ -2,8 +2,8 @@
 
     python benchmarks/parity.py --json              exit code 1 if a difference is above the limits
 
-For both model families, both layouts of the shared prefix, and one and two images in a prompt, N = 3 prompts of different
-length with K = 3 completions of different length are scored
+For both model families, both layouts of the shared prefix, and one and two images in a prompt, N = 3 prompts of
+different length with K = 3 completions of different length are scored
 
 - by the shared-prefix pass (`branch_logprobs`), which is what training runs;
 - by the plain pass over whole rows, the prompt repeated for every completion (`answer_logprobs`);

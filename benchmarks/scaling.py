@@ -9,9 +9,10 @@ Every point is a whole step, rollout to optimiser, of the real LightningModule i
 The claim about K is about the passes that training makes over completions: a step is linear in K, and one more output
 per image costs at most C / (P + C) of what it costs when the prompt is repeated for it. Both passes are measured,
 forward and backward of the loss, on the same model: `branch_logprobs` in its two layouts (shared: packed rows, and a
-cache) and `answer_logprobs` (repeated). A last one, `repeated, one tower pass`, is given the image features, so that it differs in the language part alone; there
-the head and the completions' own attention, which both forms pay, keep the ratio above C / (P + C). The exit code is 1
-if the slope is steeper than claimed. Lines are least squares; `unexplained` is the share of the variance they leave.
+cache) and `answer_logprobs` (repeated). A last one, `repeated, one tower pass`, is given the image features, so that it
+differs in the language part alone; there the head and the completions' own attention, which both forms pay, keep the
+ratio above C / (P + C). The exit code is 1 if the slope is steeper than claimed. Lines are least squares;
+`unexplained` is the share of the variance they leave.
 """
 
 import argparse
@@ -43,8 +44,8 @@ def pass_over_completions(shape: Shape, folder: Path, form: str, repeats: int) -
     """Forward and backward of the loss of N * K random completions, the measured part of `passes`."""
     import torch
 
-    from redaes.models.forward import answer_logprobs, branch_logprobs
     from redaes.models.features import image_features, join_features, split_features
+    from redaes.models.forward import answer_logprobs, branch_logprobs
     from redaes.models.vlm import Backbone, open_model
     from redaes.prompts import render
 

@@ -45,7 +45,7 @@ def test_every_stage_says_what_the_paper_says(capsys, size, stage):
         assert model["reward"] == {"class_path": "rrc", "tau": 1.0}
     else:
         assert model["optimisation"]["lr"] == 1e-5
-        assert int(trainer["devices"]) * data["batch_size"] * trainer["accumulate_grad_batches"] == 16
+        assert int(trainer["devices"]) <= data["batch_size"] == 16 // trainer["accumulate_grad_batches"]
         assert trainer["max_epochs"] == (3 if stage == "sft" else 1)
     if stage == "sft":
         assert model["backbone"]["path"] == path
@@ -84,7 +84,7 @@ def test_a_pipeline_is_the_whole_chain_and_its_fits_can_be_read(capsys, size, va
         trainer, data = read["trainer"], read["data"]["init_args"]
         assert Path(trainer["default_root_dir"]) == pipeline.output / step.name
         if step.name != "grpo":
-            assert int(trainer["devices"]) * data["batch_size"] * trainer["accumulate_grad_batches"] == 16
+            assert int(trainer["devices"]) <= data["batch_size"] == 16 // trainer["accumulate_grad_batches"]
         assert Path(data["root"]) == pipeline.output / "data"
 
 

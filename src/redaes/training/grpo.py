@@ -16,7 +16,6 @@ optimiser step on a rollout the ratio is 1, so the printed loss is about kl_coef
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from torch import Tensor
 
 from redaes.data.modules import GroupBatch
 from redaes.errors import UserError
-from redaes.models.features import join_features, split_features
 from redaes.models.forward import SharedPrefix, branch_logprobs
 from redaes.models.processor import VisionTextBatch
 from redaes.models.vlm import Backbone
@@ -44,6 +42,7 @@ from redaes.training.objectives import (
     grpo_loss,
     truncated_importance_weights,
 )
+from redaes.training.sampled import Sampled, features_of, split
 
 
 class GRPO(VisionLanguageModule):
@@ -186,7 +185,7 @@ class GRPO(VisionLanguageModule):
             images = judged.zero_std[judged.own].nonzero().squeeze(1)
             # A process without such an image samples one for nothing: processes must call a rollout equally often.
             drawn, seeds = images if len(images) else torch.tensor([0]), self._seeds(batch, attempt)
-            fresh = draw(batch.prompts.rows(drawn), [seeds[i] for i in drawn.tolist()], _features_of(features, drawn))
+            fresh = draw(batch.prompts.rows(drawn), [seeds[i] for i in drawn.tolist()], features_of(features, drawn))
             if len(images):
                 completions = completions.replaced(images, fresh)
             judged = judge(batch, completions.texts, self.reward, self.scale_rewards)
@@ -203,12 +202,12 @@ class GRPO(VisionLanguageModule):
 
     def _prepared(
         self, batch: GroupBatch, features: Any, completions: Completions, judged: Judged, parts: int
-    ) -> "_Sampled":
+    ) -> Sampled:
         """What the optimiser steps need: the old and the reference's log-probabilities beside what was sampled."""
         k = self.sampling.k
         left_out = judged.left_out[judged.own].to(self.device).repeat_interleave(k)
         unlearned = left_out | completions.truncated if self.mask_truncated else left_out
-        sampled = _Sampled(
+        sampled = Sampled(
             prompts=batch.prompts,
             features=features,
             tokens=completions.tokens,
@@ -231,16 +230,16 @@ class GRPO(VisionLanguageModule):
         return sampled
 
     @torch.no_grad()
-    def _frozen(self, model: Any, sampled: "_Sampled", parts: int) -> Tensor:
+    def _frozen(self, model: Any, sampled: Sampled, parts: int) -> Tensor:
         """Log-probabilities without a graph, and without dropout, computed in parts."""
         was_training = model.training
         model.eval()
-        images = _parts(len(sampled.advantages), parts)
+        images = split(len(sampled.advantages), parts)
         pieces = [self._logprobs(model, sampled.of(some), with_entropy=False)[0] for some in images]
         model.train(was_training)
         return torch.cat(pieces)
 
-    def _logprobs(self, model: Any, sampled: "_Sampled", with_entropy: bool = True) -> tuple[Tensor, Tensor]:
+    def _logprobs(self, model: Any, sampled: Sampled, with_entropy: bool = True) -> tuple[Tensor, Tensor]:
         return branch_logprobs(
             model,
             sampled.prompts,
@@ -252,7 +251,7 @@ class GRPO(VisionLanguageModule):
             with_entropy,
         )
 
-    def _update(self, sampled: "_Sampled", parts: int, judged: Judged) -> None:
+    def _update(self, sampled: Sampled, parts: int, judged: Judged) -> None:
         """One optimiser step; the images go through the model in several parts."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()
@@ -260,7 +259,7 @@ class GRPO(VisionLanguageModule):
         if outputs == 0:  # every group of this step has an image that could not be read
             return
         logged: dict[str, Tensor] = {}
-        pieces = _parts(len(sampled.advantages), parts)
+        pieces = split(len(sampled.advantages), parts)
         for number, images in enumerate(pieces, start=1):
             chosen = sampled.of(images)
             with self._exchanging(number == parts):
@@ -275,7 +274,7 @@ class GRPO(VisionLanguageModule):
         scheduler.step()
         self._log(logged, across=True)
 
-    def _loss(self, sampled: "_Sampled", outputs: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(self, sampled: Sampled, outputs: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The part of a step's loss that some of its images make up.
 
         Args:
@@ -375,67 +374,3 @@ class GRPO(VisionLanguageModule):
             )
             for i, member in enumerate(judged.members)
         ]
-
-
-@dataclass
-class _Sampled:
-    """What optimiser steps need of a rollout: N images with one prompt each, K completions of at most T tokens each.
-
-    Attributes:
-        prompts: N prompts.
-        features: of their images; None while the tower is trained.
-        tokens: (N*K, T).
-        mask: (N*K, T), 1 on completion tokens.
-        learned: (N*K, T), 1 on those that enter the loss.
-        counted: (N*K,) bool, whether an output counts where the loss is a mean over outputs.
-        advantages: (N, K).
-        old: (N*K, T) log-probabilities of the policy that sampled; None if it is the policy that takes the step.
-        reference: (N*K, T) log-probabilities of the reference; None without a penalty.
-        weights: (N*K, T) or (N*K, 1) for another engine's sampling; None without.
-    """
-
-    prompts: VisionTextBatch
-    features: Any
-    tokens: Tensor
-    mask: Tensor
-    learned: Tensor
-    counted: Tensor
-    advantages: Tensor
-    old: Tensor | None = None
-    reference: Tensor | None = None
-    weights: Tensor | None = None
-
-    def of(self, images: Tensor) -> "_Sampled":
-        """The same of some of the images."""
-        if len(images) == len(self.advantages):
-            return self
-        images = images.to(self.tokens.device)
-        k = self.advantages.shape[1]
-        rows = (images[:, None] * k + torch.arange(k, device=images.device)).flatten()
-
-        def taken(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[rows]
-
-        return _Sampled(
-            prompts=self.prompts.rows(images),
-            features=_features_of(self.features, images),
-            tokens=self.tokens[rows],
-            mask=self.mask[rows],
-            learned=self.learned[rows],
-            counted=self.counted[rows],
-            advantages=self.advantages[images],
-            old=taken(self.old),
-            reference=taken(self.reference),
-            weights=taken(self.weights),
-        )
-
-
-def _features_of(features: Any, images: Tensor) -> Any:
-    if features is None:
-        return None
-    parts = split_features(features)
-    return join_features([parts[i] for i in images.tolist()])
-
-
-def _parts(images: int, count: int) -> Iterator[Tensor]:
-    yield from torch.arange(images).tensor_split(count)
