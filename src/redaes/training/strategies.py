@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.fabric.strategies.deepspeed import _DEEPSPEED_AVAILABLE
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, StrategyRegistry
 
 from redaes.errors import UserError
@@ -61,8 +62,15 @@ class Zero(DeepSpeedStrategy):
     def __init__(self, config: str = "zero2", **options: Any) -> None:
         if not _DEEPSPEED_AVAILABLE:
             raise UserError(f"strategy {config} needs deepspeed: pip install deepspeed")
+        self._named = config
         ready = configs_folder() / "deepspeed" / f"{config}.json"
         super().__init__(config=str(ready if ready.is_file() else config), **options)
+
+    def setup_environment(self) -> None:
+        """Refuse in one line what Lightning would refuse."""
+        if not isinstance(self.accelerator, CUDAAccelerator):
+            raise UserError(f"strategy {self._named} needs CUDA GPUs; without them use ddp or fsdp2")
+        super().setup_environment()
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
