@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from redaes.errors import UserError
-from redaes.models.vlm import Backbone, Lora, _adapt, export, open_model
+from redaes.models.adapters import adapt
+from redaes.models.vlm import Backbone, Lora, export, open_model
 from redaes_vllm.weights import checkpoint_weights, fingerprint
 
 # The prefixes that vLLM's `hf_to_vllm_mapper` has in common for both families.
@@ -17,7 +18,7 @@ PREFIXES = ("model.language_model.", "model.visual.", "lm_head.")
 def policy(request, nano):
     model, processor = nano
     if request.param == "lora":
-        model = _adapt(model, Lora(r=4), freeze_vision=True)
+        model = adapt(model, Lora(r=4))
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

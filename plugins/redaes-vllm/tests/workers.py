@@ -7,8 +7,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from redaes.errors import UserError
+from redaes.models.adapters import adapt
 from redaes.models.nano import build_nano
-from redaes.models.vlm import Lora, _adapt, bare
+from redaes.models.vlm import Lora, bare
 from redaes.prompts import render
 from redaes_vllm.server import ServerRollout
 from redaes_vllm.weights import checkpoint_weights, fingerprint
@@ -21,7 +22,7 @@ def policy(adapted=False):
     model, processor = build_nano(["Sharp detail."], "qwen3_vl", seed=1, hidden=64, layers=2, vision=64)
     if adapted:
         torch.manual_seed(0)
-        model = _adapt(model, Lora(r=4), freeze_vision=True)
+        model = adapt(model, Lora(r=4))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
