@@ -107,7 +107,7 @@ def test_stage_3_by_the_server_ends_with_the_weights_of_stage_3_in_process(by_se
     start = open_model(Backbone(checkpoint))[0].parameters()
     moved = 0
     for a, b, c in zip(ours, theirs, start, strict=True):
-        # Ratios and weights that are 1 but for rounding; AdamW's first steps blow that up where a gradient is all but 0.
+        # Ratios and weights that are 1 but for rounding; AdamW blows that up where a gradient is all but 0.
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
         assert float((a - b).abs().mean()) < 1e-7
         moved += not torch.equal(a, c)

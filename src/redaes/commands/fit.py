@@ -103,7 +103,7 @@ def _calm() -> None:
     """Leave out what Lightning says to everybody."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # bitsandbytes says at import that a CPU kernel of another package is missing, also to who trains no quantised model.
+    # bitsandbytes says at import that a CPU kernel of another package is missing, to everybody.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     for message in CHATTER:
         warnings.filterwarnings("ignore", message=f".*{message}")
