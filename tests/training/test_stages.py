@@ -302,6 +302,26 @@ def test_a_step_of_unreadable_groups_alone_moves_nothing(dataset, checkpoint, tm
     assert all(torch.equal(a, b) for a, b in zip(module.model.parameters(), before.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_an_image_without_anything_to_compare_trains_on_and_is_counted(dataset, checkpoint, tmp_path, scale):
+    """One image of its group: no reward, advantages of exactly 0, and nothing that is no number."""
+
+    class Alone(GroupData):
+        def train_dataloader(self):
+            loader = super().train_dataloader()
+            collate = loader.collate_fn
+            loader.collate_fn = lambda items: collate(items[:1])
+            return loader
+
+    module = grpo(checkpoint, scale_rewards=scale, mini_batches=4, accumulate=4)
+    module.rollout = Canned()
+    fit(module, Alone(str(dataset)), tmp_path, 2)
+    assert column(tmp_path, "train/frac_zero_std") == [1.0, 1.0]
+    assert column(tmp_path, "train/advantage_abs") == [0.0, 0.0]
+    assert column(tmp_path, "train/parse_failure_rate") == [0.0, 0.0]
+    assert all(torch.isfinite(p).all() for p in module.model.parameters())
+
+
 def test_both_layouts_of_the_shared_prefix_take_the_same_step(dataset, checkpoint, tmp_path):
     packed, cached = (
         gradients_of(checkpoint, dataset, tmp_path / layout, shared_prefix=layout) for layout in ("packed", "cache")

@@ -24,6 +24,8 @@ from redaes.errors import UserError, nearest
 
 # What a fresh start leaves behind; the exported model is overwritten when training ends.
 LEFTOVERS = ("checkpoints", "completions.jsonl", "metrics.csv", "tensorboard")
+# What the stages share; nobody trains these.
+BASES = ("VisionLanguageModule", "SupervisedModule")
 CHATTER = (
     "You have overridden .transfer_batch_to_device",
     "args parameter is intended",
@@ -202,7 +204,8 @@ def _our_classes(kind: type) -> list[type]:
     classes: list[type] = list(kind.__subclasses__())
     for found in classes:
         classes += found.__subclasses__()
-    return [c for c in classes if c.__module__.startswith("redaes") and not c.__subclasses__()]
+    ours = [c for c in classes if c.__module__.startswith("redaes") and not c.__name__.startswith("_")]
+    return [c for c in ours if c.__name__ not in BASES]
 
 
 def _prepare_folder(folder: str | None, fresh: bool) -> None:
