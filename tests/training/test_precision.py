@@ -111,7 +111,7 @@ def test_the_check_is_made_before_the_weights_are_opened(dataset, tmp_path):
 def test_every_optimiser_trains(dataset, checkpoint, tmp_path, name):
     pytest.importorskip("bitsandbytes")
     optimisation = Optimisation(lr=3e-3, schedule="constant", warmup=0.0, optimizer=name)
-    module, trainer = fit(Backbone(str(checkpoint)), dataset, tmp_path, optimisation, max_steps=12)
+    _, trainer = fit(Backbone(str(checkpoint)), dataset, tmp_path, optimisation, max_steps=12)
     expected = {"adamw": "AdamW", "adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW"}
     assert type(trainer.optimizers[0]).__name__ == expected.get(name, "PagedAdamW8bit")
     assert trainer.callback_metrics["train/loss"] < 5.0
