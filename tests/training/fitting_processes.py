@@ -73,7 +73,7 @@ def fit(
     checkpoint, batches, folder, strategy, devices=2, lora=False, checkpointing=False, resume=None, stop_after=4,
     dtype="float32", precision="32-true",
 ):  # fmt: skip
-    """Four optimiser steps on two batches each, or as many as `stop_after`; returns the module and its trainer."""
+    """Four optimiser steps, or as many as `stop_after`; returns the module and its trainer."""
     folder = Path(folder)
     seed_everything(0, verbose=False)
     adapter = Lora(r=4, alpha=8) if lora else None
@@ -84,10 +84,9 @@ def fit(
     )
     if strategy.startswith("zero"):
         strategy = ZeroOnCPU(strategy)
-    # One process takes both batches of a step itself.
     trainer = Trainer(
         default_root_dir=folder, accelerator="cpu", devices=devices, strategy=strategy, precision=precision,
-        max_steps=4, max_epochs=-1, accumulate_grad_batches=2 // devices, logger=False,
+        max_steps=4, max_epochs=-1, logger=False,
         enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False, log_every_n_steps=1,
         callbacks=[
@@ -98,7 +97,7 @@ def fit(
         ],
     )  # fmt: skip
     # Lightning's own sampler would shuffle: every process takes its turn.
-    mine = torch.load(batches, weights_only=False)[int(os.environ.get("RANK", "0")) :: devices]
+    mine = torch.load(batches, weights_only=False)[devices][int(os.environ.get("RANK", "0")) :: devices]
     loader = DataLoader(mine, batch_size=None)
     trainer.fit(module, loader, loader, ckpt_path=resume, weights_only=False)
     return module, trainer
