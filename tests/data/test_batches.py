@@ -71,6 +71,9 @@ def test_validation_takes_every_item_once_in_order_and_leaves_no_process_without
 def test_batches_too_small_for_the_processes_say_what_to_set():
     with pytest.raises(UserError, match=r"set data.batch_size \(now 3\) to at least 4"):
         ItemBatchSampler(range(20), 3, shuffle=True, world_size=4)
-    with pytest.raises(UserError, match=r"only 5 images for 6 processes; raise data.groups_per_batch \(now 2\)"):
-        GroupBatchSampler([8, 9, 5], 2, world_size=6)
+    with pytest.raises(UserError, match=r"only 5 images for 6 processes; raise data.groups_per_batch \(now 1\)"):
+        GroupBatchSampler([8, 9, 5], 1, world_size=6)
+    # What is left over of three groups in batches of two joins another batch.
+    assert [len(batch) for batch in GroupBatchSampler([8, 9, 5], 2, world_size=1)] == [22]
+    GroupBatchSampler([8, 9, 5], 2, world_size=6)
     GroupBatchSampler([8, 9, 5], 1, "shuffled", world_size=6)

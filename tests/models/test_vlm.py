@@ -71,6 +71,13 @@ def test_freezing_vision_is_a_switch(checkpoint):
     assert all(p.requires_grad for p in free.model.visual.parameters())
 
 
+def test_flex_attention_is_that_of_the_language_part(checkpoint):
+    model, _ = open_model(Backbone(path=str(checkpoint), attention="flex_attention"))
+    config = model.config
+    assert config.get_text_config()._attn_implementation == "flex_attention"
+    assert config.vision_config._attn_implementation == "sdpa"
+
+
 def test_a_merged_adapter_has_the_adapters_numbers(checkpoint, photos, tmp_path):
     adapted, processor = open_model(Backbone(path=str(checkpoint), lora=Lora(r=4, alpha=8)))
     trainable = [n for n, p in adapted.named_parameters() if p.requires_grad]

@@ -270,8 +270,8 @@ class Spoiled(GroupData):
         return loader
 
 
-@pytest.mark.parametrize("aggregation", ["grpo", "dr_grpo", "dapo"])
-def test_a_group_with_an_unreadable_image_is_left_out_of_the_step(dataset, checkpoint, tmp_path, aggregation):
+@pytest.mark.parametrize(("aggregation", "scale"), [("grpo", "group"), ("dr_grpo", "none"), ("dapo", "batch")])
+def test_a_group_with_an_unreadable_image_is_left_out_of_the_step(dataset, checkpoint, tmp_path, aggregation, scale):
     """The gradient is that of a step without the group, and the count is logged."""
 
     class Without(GroupData):
@@ -286,7 +286,7 @@ def test_a_group_with_an_unreadable_image_is_left_out_of_the_step(dataset, check
     for data in (Spoiled(str(dataset), groups_per_batch=2), Without(str(dataset), groups_per_batch=2)):
         data.all_sets = False
         root = tmp_path / type(data).__name__
-        found.append(gradients_of(checkpoint, dataset, root, data=data, aggregation=aggregation))
+        found.append(gradients_of(checkpoint, dataset, root, data=data, aggregation=aggregation, scale_rewards=scale))
     for name, gradient in found[1].items():
         torch.testing.assert_close(found[0][name], gradient, rtol=1e-4, atol=1e-6)
     assert column(tmp_path / "Spoiled", "train/left_out")[0] >= 2
@@ -333,6 +333,26 @@ def test_both_layouts_of_the_shared_prefix_take_the_same_step(dataset, checkpoin
 def test_a_cache_refuses_activation_checkpointing(checkpoint):
     with pytest.raises(UserError, match="set shared_prefix to packed"):
         grpo(Backbone(str(checkpoint), gradient_checkpointing=True), shared_prefix="cache")
+
+
+def test_the_schedule_counts_every_optimiser_step_on_a_rollout(dataset, checkpoint, tmp_path):
+    falling = Optimisation(lr=1e-3, schedule="linear", warmup=0.0)
+    module = grpo(checkpoint, optimisation=falling, inner_epochs=2, mini_batches=2)
+    trainer = fit(module, GroupData(str(dataset)), tmp_path, -1, max_epochs=1, limit_train_batches=2)
+    assert trainer.global_step == 8
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0
+    assert trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0](6) == pytest.approx(2 / 8)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_sampling_needs_a_temperature(checkpoint, temperature):
+    with pytest.raises(UserError, match="it must be above 0"):
+        grpo(checkpoint, temperature=temperature)
+
+
+def test_packed_rows_refuse_an_attention_without_masks(checkpoint):
+    with pytest.raises(UserError, match="set it to sdpa or flex_attention"):
+        grpo(Backbone(str(checkpoint), attention="flash_attention_2"))
 
 
 def test_an_adapters_reference_is_the_model_under_it(dataset, checkpoint, tmp_path):

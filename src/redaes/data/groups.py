@@ -4,7 +4,6 @@ A batch is N images that see each other in the reward. In a `consistent` batch t
 in a `shuffled` one they are members of different groups, each keeping its own g.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -92,11 +91,11 @@ class GroupBatchSampler(StepSampler[tuple[int, int, int]]):
     def _smallest_batch(self) -> int:
         if self.batching == "shuffled":
             return sum(self.sizes) // len(self)
-        groups = len(self.sizes) % self.groups_per_batch or self.groups_per_batch
-        return sum(sorted(self.sizes)[:groups])
+        return sum(sorted(self.sizes)[: len(self.sizes) // len(self)])
 
     def __len__(self) -> int:
-        return math.ceil(len(self.sizes) / self.groups_per_batch)
+        # Groups left over are spread, so that no batch is smaller than asked for.
+        return max(1, len(self.sizes) // self.groups_per_batch)
 
     def steps(self) -> Iterator[list[tuple[int, int, int]]]:
         """See `StepSampler.steps`."""
@@ -106,8 +105,8 @@ class GroupBatchSampler(StepSampler[tuple[int, int, int]]):
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
         order, rng = self.order(range(len(self.sizes)))
         if self.batching == "consistent":
-            for start in range(0, len(order), self.groups_per_batch):
-                chosen = order[start : start + self.groups_per_batch]
+            for index in range(len(self)):
+                chosen = share(order, index, len(self))
                 yield [(group, member) for group in chosen for member in range(self.sizes[group])]
             return
         images = [(group, member) for group in order for member in range(self.sizes[group])]

@@ -80,7 +80,7 @@ class Backbone:
         quantization: store the frozen language part under an adapter in 4 bits (NF4 with double quantisation: QLoRA,
             arXiv 2305.14314) or 8 bits (LLM.int8, arXiv 2208.07339); tower, merger, embeddings and head stay as they
             are. Needs bitsandbytes.
-        attention: attention implementation.
+        attention: attention implementation; `flex_attention`, of the language part alone, needs a GPU.
         features: how the image features of a frozen tower are kept.
     """
 
@@ -91,7 +91,7 @@ class Backbone:
     gradient_checkpointing: bool = False
     lora: Lora | None = None
     quantization: Literal["none", "4bit", "8bit"] = "none"
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     features: FeatureCaching = field(default_factory=FeatureCaching)
 
 
@@ -186,11 +186,18 @@ def _loaded(path: str, backbone: Backbone, quantisation: Any) -> Any:
     model = AutoModelForImageTextToText.from_pretrained(
         path,
         dtype=getattr(torch, backbone.dtype),
-        attn_implementation=backbone.attention,
+        attn_implementation=_opened_with(backbone.attention),
         quantization_config=quantisation,
     )
     keep_quantised(model)
+    if backbone.attention == "flex_attention":
+        model.config.get_text_config()._attn_implementation = "flex_attention"
     return model
+
+
+def _opened_with(attention: str) -> str:
+    """What transformers is told: it does not offer FlexAttention for these models, whose language part can have it."""
+    return "sdpa" if attention == "flex_attention" else attention
 
 
 def _empty(path: str, backbone: Backbone) -> Any:
@@ -200,7 +207,7 @@ def _empty(path: str, backbone: Backbone) -> Any:
     config = AutoConfig.from_pretrained(path)
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(
-            config, dtype=getattr(torch, backbone.dtype), attn_implementation=backbone.attention
+            config, dtype=getattr(torch, backbone.dtype), attn_implementation=_opened_with(backbone.attention)
         )
 
 

@@ -120,7 +120,7 @@ def _draw(logits: Tensor, forbidden: Tensor, temperature: float, uniform: Tensor
     if temperature == 0:
         token = allowed.argmax(-1)
     else:
-        cumulated = allowed.cumsum(-1)
+        cumulated = allowed.cumsum(-1, dtype=torch.float64)
         # A token of probability 0 adds nothing to the sum and is therefore never the first to pass the number.
         token = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True).squeeze(-1)
         token = token.clamp(max=logits.shape[-1] - 1)

@@ -113,10 +113,24 @@ class VisionLanguageModule(LightningModule):
 
         o = self.optimisation
         optimizer = make_optimizer(o, [p for p in self.parameters() if p.requires_grad])
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self._planned_steps()
         name = "constant_with_warmup" if o.schedule == "constant" else o.schedule
         scheduler = get_scheduler(name, optimizer, round(o.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimiser steps on a batch, before accumulation."""
+        return 1
+
+    def _planned_steps(self) -> int:
+        """Optimiser steps of the whole training, which Lightning takes to be one for each batch."""
+        trainer = self.trainer
+        batches = trainer.estimated_stepping_batches  # also makes the loaders
+        if self.steps_per_batch > 1 and trainer.max_epochs is not None and trainer.max_epochs > 0:
+            steps = trainer.num_training_batches * trainer.max_epochs * self.steps_per_batch
+            return int(min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps)
+        return int(batches)
 
     def gathered_weights(self) -> AbstractContextManager[None]:
         """A `with` for rollouts: weights in pieces are whole inside. All processes must enter it."""

@@ -110,8 +110,15 @@ class GRPO(VisionLanguageModule):
         }.items():
             if value < 1:
                 raise UserError(f"model.{name} is {value}; it must be at least 1")
+        if temperature <= 0:
+            raise UserError(f"model.temperature is {temperature}; it must be above 0")
         if shared_prefix == "cache" and backbone.gradient_checkpointing:
             raise UserError("shared_prefix=cache keeps what gradient_checkpointing drops; set shared_prefix to packed")
+        if shared_prefix == "packed" and backbone.attention == "flash_attention_2":
+            raise UserError(
+                "backbone.attention=flash_attention_2 takes no mask for packed rows; set it to sdpa or flex_attention, "
+                "or shared_prefix to cache"
+            )
         self.reward: Reward = create("rewards", reward)
         self.rollout: Rollout = create("rollouts", rollout)
         self.sampling = Sampling(k=k, temperature=temperature, max_new_tokens=max_new_tokens)
@@ -136,9 +143,15 @@ class GRPO(VisionLanguageModule):
 
     def on_fit_start(self) -> None:
         """Open the reference: the policy as it was before this stage, whatever checkpoint training resumes from."""
-        if self.kl_coef > 0 and self.backbone.lora is None:
+        # An adapter's reference is the model under it, unless the tower is trained along.
+        if self.kl_coef > 0 and (self.backbone.lora is None or not self.backbone.freeze_vision):
             reference, _ = self.open_backbone()
             self._reference = (reference.requires_grad_(False).eval().to(self.device),)
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimiser steps on a rollout."""
+        return self.inner_epochs * self.mini_batches
 
     def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
         """One rollout and the optimiser steps on it."""
@@ -220,7 +233,7 @@ class GRPO(VisionLanguageModule):
             with nullcontext() if self._reference else self.model.disable_adapter():
                 sampled.reference = self._frozen(self._reference[0] if self._reference else self.model, sampled, parts)
         if completions.exact:
-            sampled.old = completions.logprobs if self.inner_epochs * self.mini_batches > 1 else None
+            sampled.old = completions.logprobs if self.steps_per_batch > 1 else None
             return sampled
         sampled.old = self._frozen(self.model, sampled, parts)
         sampled.weights, metrics = truncated_importance_weights(

@@ -83,14 +83,17 @@ def judge(batch: GroupBatch, texts: list[str], reward: Reward, scale: Scale) -> 
             continue
         g_set, sources_set = (torch.tensor([values[row] for row in rows]) for values in (g, sources))
         rewards[rows] = reward(RewardInputs(scores[rows], g_set, sources_set, [outputs[row] for row in rows]))
-    advantages, zero_std = group_advantages(rewards, scale)
+    kept = ~left_out
+    advantages, zero_std = torch.zeros_like(rewards), torch.zeros_like(left_out)
+    if kept.any():
+        advantages[kept], zero_std[kept] = group_advantages(rewards[kept], scale)
     return Judged(
         members=list(members),
         texts=list(outputs),
         scores=scores,
         rewards=rewards,
-        advantages=advantages.masked_fill(left_out[:, None], 0.0),
-        zero_std=zero_std & ~left_out,
+        advantages=advantages,
+        zero_std=zero_std,
         left_out=left_out,
         own=own,
     )
