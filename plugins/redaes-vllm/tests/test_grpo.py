@@ -1,6 +1,7 @@
 """Stage 3 learns by the server as it does in process, and the correction finds nothing to correct."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,7 +57,8 @@ class Watched:
 
     def __call__(self, model, processor, prompts, sampling, seeds=None, features=None):
         seeds = [engine_seed(seed) for seed in seeds]
-        out = self.rollout(model, processor, prompts, sampling, seeds)
+        # Both engines are treated as another one's, so that the trainer computes the same from the same tokens.
+        out = replace(self.rollout(model, processor, prompts, sampling, seeds), exact=False)
         self.seen.append((copy.deepcopy(model).eval(), prompts, out))
         return out
 
@@ -68,6 +70,8 @@ def trained(dataset, checkpoint, root, rollout):
         optimisation=Optimisation(lr=3e-3, schedule="constant", warmup=0.0),
         k=4,
         max_new_tokens=8,
+        # Weights that are 1 but for the last bits of a log-probability would be blown up by AdamW.
+        sampling_correction="none",
     )
     module.rollout = rollout
     trainer = Trainer(
@@ -107,9 +111,7 @@ def test_stage_3_by_the_server_ends_with_the_weights_of_stage_3_in_process(by_se
     start = open_model(Backbone(checkpoint))[0].parameters()
     moved = 0
     for a, b, c in zip(ours, theirs, start, strict=True):
-        # Ratios and weights that are 1 but for rounding; AdamW blows that up where a gradient is all but 0.
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
-        assert float((a - b).abs().mean()) < 1e-7
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
         moved += not torch.equal(a, c)
     assert moved > 10
 
