@@ -32,7 +32,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests; `nox -s tests -- --slow` includes those that take long, other words go to pytest."""
-    install(session, "-e", ".[nano]", *group("test"))
+    install(session, "-e", ".[data,editors]", *group("test"))
     session.run("pytest", *session.posargs)
 
 
@@ -49,7 +49,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy, strictly, over src."""
-    install(session, "-e", ".[nano]", *group("types"))
+    install(session, "-e", ".[data]", *group("types"))
     session.run("mypy")
 
 
@@ -64,7 +64,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks: `nox -s bench -- NAME` runs benchmarks/NAME.py, without a name all of them."""
-    install(session, ".[nano]", *group("test"))
+    install(session, ".[data,editors]", *group("test"))
     names = session.posargs or sorted(path.stem for path in Path("benchmarks").glob("[a-z]*.py"))
     for name in names:
         session.run("python", f"benchmarks/{name}.py")

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -101,10 +101,46 @@ class GroupSettings(Settings):
         return self
 
 
+class LimitSettings(Settings):
+    """What an endpoint may be asked; None: no limit."""
+
+    in_flight: int | None = Field(None, ge=1, description="calls at the same time")
+    requests_per_minute: float | None = Field(None, gt=0)
+    tokens_per_minute: float | None = Field(None, gt=0, description="read and written")
+
+
+class RetrySettings(Settings):
+    """How a call that failed is asked again."""
+
+    transient: int = Field(8, ge=0, description="more tries where the far side is busy, broken or unreachable")
+    unusable: int = Field(3, ge=0, description="more tries where an answer cannot be used")
+    base_seconds: float = Field(1.0, gt=0, description="of the first wait; it doubles, and a random part is taken")
+    max_seconds: float = Field(60.0, gt=0)
+    breaker_failures: int = Field(10, ge=1, description="failures in a row that pause an endpoint")
+    breaker_seconds: float = Field(30.0, gt=0, description="of a pause; then one call tries")
+    give_up_seconds: float = Field(1800.0, gt=0, description="an endpoint failing for so long stops the build")
+
+
+class FlowSettings(Settings):
+    """How the work is done. Nothing here changes the dataset."""
+
+    workers: int | None = Field(None, ge=1, description="sources at the same time; None: what runner and limits need")
+    in_flight: int = Field(64, ge=1, description="calls at the same time, over all endpoints")
+    limits: dict[str, LimitSettings] = Field({}, description="by endpoint, such as api.openai.com")
+    retries: RetrySettings = RetrySettings()
+    budget: float | None = Field(
+        None, ge=0, description="what the ledger's calls may cost in all, in the price table's currency"
+    )
+    prices: str = Field("", description="a price table of your own over the built-in one")
+
+
 class EngineConfig(Settings):
-    """Everything a dataset depends on."""
+    """Everything a dataset depends on, and how the work on it is done."""
 
     seed: int = 0
+    mode: Literal["lazy", "eager"] = Field(
+        "lazy", description="lazy asks only what can change the dataset; eager everything, for Tab. 8 and 9"
+    )
     source: PluginSpec = "skimage"
     split: SplitSettings = SplitSettings()
     sources: SourceSettings = SourceSettings()
@@ -118,6 +154,7 @@ class EngineConfig(Settings):
     groups: GroupSettings = GroupSettings()
     calibration: int = Field(200, ge=0, description="calibration samples, uniform from the training sources [P]")
     keep_all_images: bool = Field(False, description="store the images of rejected edits too")
+    flow: FlowSettings = Field(FlowSettings(), exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
