@@ -39,9 +39,12 @@ DATASET = {
     "calibration": 16,
 }
 BY_STEPS = {"max_epochs": -1, "check_val_every_n_epoch": None, "limit_val_batches": 1}
-# What differs from the shipped configurations: sizes, and a checkpoint after every batch.
+# What differs from the shipped configurations: sizes, accumulation, and a checkpoint after every step.
 STAGES: dict[str, dict[str, Any]] = {
-    "sft": {"trainer": {**BY_STEPS, "max_steps": 60, "val_check_interval": 15}, "data": {"batch_size": 8}},
+    "sft": {
+        "trainer": {**BY_STEPS, "max_steps": 48, "accumulate_grad_batches": 2, "val_check_interval": 16},
+        "data": {"batch_size": 8},
+    },
     "calibration": {"trainer": {"max_epochs": 15, "check_val_every_n_epoch": 5}, "data": {"batch_size": 4}},
     "grpo": {"trainer": {**BY_STEPS, "max_steps": 180, "val_check_interval": 15}, "data": {"group_size": 4}},
 }
@@ -62,15 +65,27 @@ class Brevity:
 
 def prepare(place: Path, stage: str) -> list[str]:
     """Dataset, model and configuration; returns the command of the training, without its folder."""
+    write_dataset(place / "data")
+    write_model(place / "initial")
+    return command(place, stage, "initial")
+
+
+def write_dataset(folder: Path) -> Path:
+    """A dataset by the engine, in seconds; the tests of the training take it too."""
     from redaes.engine.build import build
     from redaes.engine.config import EngineConfig
     from redaes.engine.runners import SerialRunner
+
+    build(EngineConfig.model_validate(json.loads(json.dumps(DATASET))), folder, SerialRunner())
+    return folder
+
+
+def write_model(folder: Path) -> Path:
+    """An untrained model of 400,000 weights."""
     from redaes.models.nano import build_nano
     from redaes.models.vlm import export
 
-    build(EngineConfig.model_validate(DATASET), place / "data", SerialRunner())
-    export(*build_nano(["Detail is crisper."], hidden=64, layers=2, vision=64), place / "initial")
-    return command(place, stage, "initial")
+    return export(*build_nano(["Detail is crisper."], hidden=64, layers=2, vision=64), folder)
 
 
 def command(place: Path, stage: str, model: str) -> list[str]:

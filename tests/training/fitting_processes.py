@@ -1,7 +1,7 @@
 """What each of two processes does for tests/training/test_strategies.py: a fit through Lightning, on CPUs over gloo.
 
 Arguments: a JSON object with `checkpoint`, `batches` (a file of encoded batches), `folder`, `strategy`, and optionally
-`lora`, `checkpointing`, `resume`.
+`lora`, `checkpointing`, `resume`, `accumulate`.
 """
 
 import json
@@ -71,7 +71,7 @@ class Stopping(Callback):
 
 def fit(
     checkpoint, batches, folder, strategy, devices=2, lora=False, checkpointing=False, resume=None, stop_after=4,
-    dtype="float32", precision="32-true",
+    dtype="float32", precision="32-true", accumulate=1,
 ):  # fmt: skip
     """Four optimiser steps, or as many as `stop_after`; returns the module and its trainer."""
     folder = Path(folder)
@@ -86,7 +86,7 @@ def fit(
         strategy = ZeroOnCPU(strategy)
     trainer = Trainer(
         default_root_dir=folder, accelerator="cpu", devices=devices, strategy=strategy, precision=precision,
-        max_steps=4, max_epochs=-1, logger=False,
+        max_steps=4, max_epochs=-1, logger=False, accumulate_grad_batches=accumulate,
         enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False, log_every_n_steps=1,
         callbacks=[
@@ -97,7 +97,8 @@ def fit(
         ],
     )  # fmt: skip
     # Lightning's own sampler would shuffle: every process takes its turn.
-    mine = torch.load(batches, weights_only=False)[devices][int(os.environ.get("RANK", "0")) :: devices]
+    encoded = torch.load(batches, weights_only=False)[4 // (devices * accumulate)]
+    mine = encoded[int(os.environ.get("RANK", "0")) :: devices]
     loader = DataLoader(mine, batch_size=None)
     trainer.fit(module, loader, loader, ckpt_path=resume, weights_only=False)
     return module, trainer

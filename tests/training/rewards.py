@@ -1,13 +1,9 @@
 """Rewards for tests."""
 
 import torch
+from benchmarks.resume import Brevity
 
-
-class Brevity:
-    """Pays for few characters."""
-
-    def __call__(self, inputs):
-        return torch.tensor([[-float(len(text)) for text in row] for row in inputs.texts])
+__all__ = ["Brevity", "Lucky"]
 
 
 class Lucky:

@@ -23,7 +23,7 @@ PROCESSES = Path(__file__).with_name("fitting_processes.py")
 
 @pytest.fixture(scope="module")
 def batches(dataset, checkpoint, tmp_path_factory):
-    """Four steps of four samples: whole, and in halves of two for two processes.
+    """Four steps of four samples, by the samples in a batch: whole, and in parts for two processes or accumulation.
 
     The last two steps repeat the first, as training taken up again begins anew.
     """
@@ -42,7 +42,7 @@ def batches(dataset, checkpoint, tmp_path_factory):
         ]
 
     path = tmp_path_factory.mktemp("batches") / "batches.pt"
-    torch.save({1: encoded(4) * 2, 2: encoded(2) * 2}, path)
+    torch.save({size: encoded(size) * 2 for size in (4, 2, 1)}, path)
     return path
 
 
@@ -72,10 +72,18 @@ def assert_same_weights(one, other, tolerance=1e-5):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "options"),
-    [("ddp", {}), ("ddp", {"lora": True, "checkpointing": True}), ("fsdp2", {}), ("fsdp2", {"checkpointing": True})],
+    [
+        ("ddp", {}),
+        ("ddp", {"lora": True, "checkpointing": True}),
+        ("ddp", {"accumulate": 2}),
+        ("fsdp2", {}),
+        ("fsdp2", {"checkpointing": True}),
+        ("fsdp2", {"accumulate": 2}),
+    ],
 )
 def test_two_processes_train_the_weights_that_one_would(checkpoint, batches, tmp_path, strategy, options):
-    module, trainer = fit(str(checkpoint), batches, tmp_path / "one", "auto", devices=1, **options)
+    whole = {name: value for name, value in options.items() if name != "accumulate"}
+    module, trainer = fit(str(checkpoint), batches, tmp_path / "one", "auto", devices=1, **whole)
     ranks = fit_in_two(checkpoint, batches, tmp_path / "two", strategy, **options)
     alone = trainer.callback_metrics
     assert_same_weights(tmp_path / "one" / "exported", tmp_path / "two" / "exported")

@@ -72,7 +72,7 @@ class GRPO(VisionLanguageModule):
         sampling_correction: weights for a rollout whose probabilities are not quite the policy's (another engine).
         sampling_cap: largest such weight.
         shared_prefix: how a prompt is shared by its K outputs: `packed` rows, or its keys and values in a `cache`.
-        seed: of sampling; step n of a run always draws the same numbers.
+        seed: of sampling; batch n of a run always draws the same numbers.
     """
 
     def __init__(
@@ -207,9 +207,11 @@ class GRPO(VisionLanguageModule):
         return completions, judged
 
     def _seeds(self, batch: GroupBatch, attempt: int) -> list[int]:
-        """One per image, from (seed, step, place in the step): the same on any number of processes, and on resuming."""
+        """One per image, from (seed, batch, place in it): the same on any number of processes, and on resuming."""
+        # Not the optimiser's steps: a batch in which no group can be read takes none.
+        number = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
         return [
-            int(np.random.SeedSequence([self.seed, self.global_step, place, attempt]).generate_state(1, np.uint64)[0])
+            int(np.random.SeedSequence([self.seed, number - 1, place, attempt]).generate_state(1, np.uint64)[0])
             for place in batch.positions.tolist()
         ]
 
@@ -373,7 +375,8 @@ class GRPO(VisionLanguageModule):
             self.log(f"train/{name}", value, prog_bar=name in shown, batch_size=1, sync_dist=across, reduce_fx=reduce)
 
     def _keep_rows(self, judged: Judged) -> None:
-        """Remember the first output of every image of this step for the table of completions."""
+        """Remember the first output of every image that was learnt from, for the table of completions."""
+        # A batch that takes no step has no rows: when training is continued, the table is cut by steps.
         self.completion_rows = [
             CompletionRow(
                 step=self.global_step,
@@ -386,4 +389,5 @@ class GRPO(VisionLanguageModule):
                 text=judged.texts[i][0],
             )
             for i, member in enumerate(judged.members)
+            if not judged.left_out[i]
         ]

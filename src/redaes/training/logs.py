@@ -1,6 +1,7 @@
 """Logs of a run that is continued: what was logged up to the checkpoint stays, what came after it is logged again.
 
-Rows of `metrics.csv` are numbered by batches from 0, rows of the tables of completions by optimiser steps from 1.
+Rows of `metrics.csv` are numbered from 0, by batches, or by optimiser steps where batches are accumulated; rows of the
+tables of completions by optimiser steps from 1.
 """
 
 import csv
@@ -27,12 +28,13 @@ def continue_logs(trainer: Trainer, batches: float, steps: float) -> None:
         batches: batches done when the checkpoint was written that training goes on from; 0 without one.
         steps: optimiser steps done then.
     """
+    logged = steps if trainer.accumulate_grad_batches > 1 else batches
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
-            logger._experiment = MetricsFile(logger.log_dir, batches)
-        elif isinstance(logger, TensorBoardLogger) and 0 < batches < float("inf"):
+            logger._experiment = MetricsFile(logger.log_dir, logged)
+        elif isinstance(logger, TensorBoardLogger) and 0 < logged < float("inf"):
             # Readers of event files then hide what an earlier start logged from this step on.
-            logger._kwargs.setdefault("purge_step", int(batches))
+            logger._kwargs.setdefault("purge_step", int(logged))
     for path in _tables(trainer):
         lines = [line for line in _whole_lines(path) if _step_of(line) <= steps]
         write_atomically(path, "".join(lines))

@@ -3,8 +3,11 @@
     L = - sum_t log p(y_t | y_<t, c)     over the tokens of the answer only
 
 PT-O1 and PT-O2 come mixed in one batch: the data decide what a sample is (`redaes.data.samples`), the loss is the
-same. The sum of Eq. 5 is taken as the mean over the answer tokens of the step, whatever processes share it, so that
-the learning rate does not depend on the length of the reasoning [ours; the paper does not say].
+same. The sum of Eq. 5 is taken as the mean over the answer tokens of the optimiser step, whatever processes share it
+and in however many batches it is accumulated, so that the learning rate does not depend on the length of the reasoning
+[ours; the paper does not say]. How many tokens there are is known after the last batch: batches add up the gradients of
+sums, which are divided once, before they are clipped. DeepSpeed lets nobody at its gradients; there, each accumulated
+batch counts the same, however many tokens it has.
 """
 
 from typing import Any
@@ -22,17 +25,16 @@ from redaes.training.base import Optimisation, VisionLanguageModule
 class SupervisedModule(VisionLanguageModule):
     """Next-token training on answers, with Lightning's automatic optimisation; stages 1 and 2 are its two names."""
 
+    _step = torch.zeros(4)
+
     def training_step(self, batch: VisionTextBatch, batch_idx: int) -> Tensor:
-        """Mean negative log-likelihood of the answer tokens, in nats."""
+        """The negative log-likelihood of the answer tokens, in nats: what this process adds to the sum of the step."""
         total, sums = self._sums(batch)
-        nll, sure, tokens, untaught = sums.unbind()
-        tokens = tokens.clamp(min=1)
-        self.log("train/loss", nll / tokens, prog_bar=True)
-        self.log("train/token_accuracy", sure / tokens)
-        self.log("train/unreadable", untaught)
-        # Processes have different numbers of answer tokens, and the strategy takes the mean of their gradients.
-        loss: Tensor = total * self.trainer.world_size / tokens
-        return loss
+        accumulated = self.trainer.accumulate_grad_batches
+        self._step = sums if batch_idx % accumulated == 0 else self._step + sums
+        # The strategy takes the mean over the processes, Lightning (and DeepSpeed once more) that over the batches.
+        loss: Tensor = total * self.trainer.world_size * accumulated
+        return loss / sums[2].clamp(min=1) if self._is_deepspeed else loss
 
     def _sums(self, batch: VisionTextBatch) -> tuple[Tensor, Tensor]:
         """Sums over the answer tokens.
@@ -65,7 +67,16 @@ class SupervisedModule(VisionLanguageModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip to the norm of `optimisation.clip_grad_norm`."""
+        """Turn the gradient of the step's sum into that of its mean, and clip it; log the step."""
+        nll, sure, tokens, untaught = self._step.tolist()
+        tokens = max(tokens, 1.0)
+        if not self._is_deepspeed:
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= tokens
+        self.log("train/loss", nll / tokens, prog_bar=True)
+        self.log("train/token_accuracy", sure / tokens)
+        self.log("train/unreadable", untaught)
         self.clip_gradients_and_log()
 
 
