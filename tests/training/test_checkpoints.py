@@ -1,9 +1,12 @@
 """A run that was stopped and continued is the run that was not: weights, metrics and tables, from any checkpoint."""
 
 import csv
+import os
 import random
 import shutil
+import signal
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 import pytest
@@ -38,9 +41,9 @@ def dropping(checkpoint):
     return Backbone(str(checkpoint), lora=Lora(r=4, dropout=0.3, targets=["q_proj", "down_proj"]))
 
 
-def sft(checkpoint, dataset, workers=0):
+def sft(checkpoint, dataset, workers=0, size=13):
     module = ComparativeSFT(dropping(checkpoint), SCHEDULED, max_new_tokens=4)
-    return module, ComparativeData(str(dataset), batch_size=13, num_workers=workers)
+    return module, ComparativeData(str(dataset), batch_size=size, num_workers=workers)
 
 
 def calibration(checkpoint, dataset, workers=0):
@@ -56,14 +59,36 @@ def grpo(checkpoint, dataset, workers=0):
     return module, GroupData(str(dataset), groups_per_batch=2, group_size=3, num_workers=workers, validation_groups=2)
 
 
+class EverySecond(GroupData):
+    """In every second batch of an epoch no group can be read: no optimiser step is taken."""
+
+    def train_dataloader(self):
+        loader = super().train_dataloader()
+        collate, unreadable = loader.collate_fn, {m.image for group in loader.dataset.groups[::2] for m in group}
+
+        def spoil(items):
+            batch = collate(items)
+            batch.unreadable = torch.tensor([member.image in unreadable for member in batch.members])
+            return batch
+
+        loader.collate_fn = spoil
+        return loader
+
+
+def grpo_with_lost_batches(checkpoint, dataset, workers=0):
+    module, _ = grpo(checkpoint, dataset)
+    return module, EverySecond(str(dataset), group_size=3, num_workers=workers)
+
+
 RUNS = {
     "sft, epochs and validation out of step": (sft, {**BY_STEPS, "max_steps": 9, "val_check_interval": 3}, {}),
-    "sft, accumulated gradients": (sft, {**BY_STEPS, "max_steps": 5, "accumulate_grad_batches": 2}, {}),
+    "sft, accumulated gradients": (sft, {**BY_STEPS, "max_steps": 5, "accumulate_grad_batches": 2}, {"size": 8}),
     "sft, loader processes": (sft, {**BY_STEPS, "max_steps": 6, "val_check_interval": 2}, {"workers": 2}),
     "calibration, whole epochs": (calibration, {"max_epochs": 4, "check_val_every_n_epoch": 2}, {}),
     "calibration, loader processes": (calibration, {"max_epochs": 3}, {"workers": 1}),
     "calibration, loaded late": (calibration, {"max_epochs": 3, "late": True}, {"workers": 1}),
     "grpo, two steps on a rollout": (grpo, {**BY_STEPS, "max_steps": 14, "val_check_interval": 2}, {}),
+    "grpo, batches without a step": (grpo_with_lost_batches, {**BY_STEPS, "max_steps": 8, "limit_val_batches": 0}, {}),
 }
 
 
@@ -81,6 +106,17 @@ class Trained(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.batches.append((trainer.current_epoch, batch_idx))
+
+
+class Asking(Callback):
+    """Sends this process a signal while it trains on a batch, as a scheduler would."""
+
+    def __init__(self, number, batch):
+        self.number, self.batch = number, batch
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.fit_loop.epoch_loop.batch_progress.total.ready == self.batch:
+            os.kill(os.getpid(), self.number)
 
 
 def run(root, start, options, more=(), **checkpointing):
@@ -131,6 +167,34 @@ def test_from_every_checkpoint_the_run_ends_with_the_same_bits(name, dataset, ch
         assert all(torch.equal(expected[key], found[key]) for key in expected), path
         assert rows(root) == rows(whole), path
         assert (root / "completions.jsonl").read_text() == (whole / "completions.jsonl").read_text(), path
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("slurm", [False, True])
+def test_who_is_asked_to_stop_writes_a_checkpoint_after_the_step_and_goes_on_later(
+    dataset, checkpoint, tmp_path, monkeypatch, capsys, number, slurm
+):
+    """Asked in the first of two accumulated batches, with a loader that has a process; under SLURM or not."""
+    if slurm:
+        monkeypatch.setenv("SLURM_NTASKS", "1")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+            monkeypatch.setenv(name, "0")
+    stage = partial(sft, checkpoint, dataset, workers=1, size=8)
+    options = {**BY_STEPS, "max_steps": 5, "limit_val_batches": 0, "accumulate_grad_batches": 2}
+    expected, _ = run(tmp_path / "whole", stage(), options, every_n_steps=99)
+    handlers, root = [signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGTERM)], tmp_path / "asked"
+    with pytest.raises(SystemExit) as stopped:
+        run(root, stage(), options, more=[Asking(number, batch=4)], every_n_steps=99)
+    assert stopped.value.code == 75
+    assert "stopped on request after step 3" in capsys.readouterr().err
+    assert [signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGTERM)] == handlers
+    assert [path.name for path in (root / "checkpoints").iterdir()] == ["step=3-batch=5.ckpt"]
+    assert not list(root.glob("hpc_ckpt_*"))
+    found, batches = run(root, stage(), options, every_n_steps=99)
+    assert len(batches) == 3
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert rows(root) == rows(tmp_path / "whole")
 
 
 def test_every_generator_draws_the_same_again_and_its_state_is_plain(tmp_path):

@@ -5,7 +5,8 @@ filled in, so an override reaches every place that refers to it. Classes and plu
 `--model.reward.tau=0.25` overrides a plug-in's setting. A configuration may be one of the ready ones: `nano/sft.yaml`.
 
 Training continues from the newest valid checkpoint in the run's folder, bit by bit as if it had never stopped;
-`--fresh` starts over (`redaes.training.checkpoints`).
+`--fresh` starts over (`redaes.training.checkpoints`). Exit code 75: stopped on request, by SIGUSR1 or SIGTERM, with a
+checkpoint written; the same command goes on.
 """
 
 import logging
@@ -23,7 +24,7 @@ from redaes.commands.plugin_arguments import name_plugins, read_plugins
 from redaes.errors import UserError, nearest
 
 # What a fresh start leaves behind; the exported model is overwritten when training ends.
-LEFTOVERS = ("checkpoints", "completions.jsonl", "metrics.csv", "tensorboard")
+LEFTOVERS = ("checkpoints", "hpc_ckpt_*.ckpt", "completions.jsonl", "metrics.csv", "tensorboard")
 # What the stages share; nobody trains these.
 BASES = ("VisionLanguageModule", "SupervisedModule")
 CHATTER = (
@@ -223,8 +224,8 @@ def _prepare_folder(folder: str | None, fresh: bool) -> None:
     except OSError as error:
         raise UserError(f"cannot write to {root}: {error.strerror}; set trainer.default_root_dir") from error
     if fresh and rank_zero_only.rank == 0:
-        for name in LEFTOVERS:
-            _remove(root / name)
+        for path in [path for pattern in LEFTOVERS for path in root.glob(pattern)]:
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

@@ -4,6 +4,8 @@ A file that cannot be decoded is found here, long after the batches were cut and
 change what the others do: a grey square takes its place, and the batch says so.
 """
 
+import os
+import signal
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,16 @@ from redaes.data.manifest import Manifest
 from redaes.data.samples import Sample
 from redaes.models.processor import VisionTextBatch, VisionTextProcessor
 from redaes.prompts import render
+
+
+def leave_stopping_to_the_training(_worker: int) -> None:
+    """For `DataLoader(worker_init_fn=...)`: a request to stop that reaches all processes must not end the loader's.
+
+    The training answers it after its step. SIGTERM itself is how a loader ends its own processes, so they leave the
+    group of processes to which others send it.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    os.setpgid(0, 0)
 
 
 @dataclass

@@ -18,7 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from redaes.data.batches import ItemBatchSampler, StepSampler
 from redaes.data.groups import Batching, GroupBatchSampler, Member, select_members
-from redaes.data.loading import EncodeMembers, EncodeSamples, GroupBatch, Members, Samples
+from redaes.data.loading import (
+    EncodeMembers,
+    EncodeSamples,
+    GroupBatch,
+    Members,
+    Samples,
+    leave_stopping_to_the_training,
+)
 from redaes.data.manifest import Manifest
 from redaes.data.samples import Objective, Sample, build_samples, compare_swapped
 from redaes.errors import UserError
@@ -96,6 +103,7 @@ class _DatasetModule(LightningDataModule):
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
+            worker_init_fn=leave_stopping_to_the_training,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # Without its own, every new iterator would draw from the global generator.

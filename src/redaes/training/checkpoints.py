@@ -9,6 +9,10 @@ Written under a temporary name, synchronised to the disk, then renamed. A checkp
 batches: gradients of accumulated batches are never split by one, and validation after a batch belongs to that batch.
 It holds what Lightning stores (weights, optimiser, schedule, progress) and the random states of every process; the
 position in the epoch follows from the progress (`redaes.data.modules`).
+
+A training that is asked to stop, by SIGUSR1 or SIGTERM to any of its processes, writes one after the optimiser step and
+ends with exit code 75 (`redaes.training.stopping`). Lightning's own answers are put out of work: one writes from inside
+the signal handler whatever the moment, the other waits for no step.
 """
 
 import json
@@ -34,6 +38,7 @@ from redaes.data.manifest import canonical_json, write_atomically
 from redaes.data.modules import trained_position
 from redaes.errors import UserError
 from redaes.training.logs import continue_logs, flush_logs
+from redaes.training.stopping import EXIT_CODE, StopRequest
 
 SIZES = "sizes.json"
 
@@ -72,6 +77,7 @@ class Checkpoints(Checkpoint):
         self._saving = False
         self._loaded: dict[str, Any] | None = None
         self._last = (0, 0.0)
+        self._stop = StopRequest()
 
     def prepare(self, trainer: Trainer, explicit: str | Path | None = None) -> None:
         """Choose the checkpoint to go on from, and cut the logs back to it. The first process decides for all.
@@ -91,9 +97,11 @@ class Checkpoints(Checkpoint):
         continue_logs(trainer, *(_numbers(self._chosen) if self._chosen else (0, 0)))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have the trainer load what was chosen."""
+        """Have the trainer load what was chosen, and listen to who asks it to stop."""
         if stage != "fit":
             return
+        trainer._signal_connector.register_signal_handlers = lambda: None
+        self._stop.listen()
         if not self._prepared:
             self.prepare(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -109,6 +117,11 @@ class Checkpoints(Checkpoint):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Another `fit` of the same trainer chooses anew."""
         self._prepared, self._chosen = False, None
+        self._stop.ignore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """No `teardown` follows."""
+        self._stop.ignore()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count from here."""
@@ -118,12 +131,24 @@ class Checkpoints(Checkpoint):
             iter(trainer.fit_loop._data_fetcher)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Between two batches: finish continuing, or write a checkpoint if one is due."""
+        """Between two batches: finish continuing, write a checkpoint if one is due, and stop if that was asked for.
+
+        Raises:
+            SystemExit: any process was asked to stop; the checkpoint is written.
+        """
         if self._loaded is not None:
             self._restore(trainer, self._loaded)
             self._loaded = None
-        elif self._is_due(trainer):
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        if trainer.fast_dev_run or batches.current.completed % trainer.accumulate_grad_batches != 0:
+            return
+        due, stop = self._due_and_stop(trainer)
+        if (due or stop) and batches.total.completed > 0:
             self._save(trainer)
+        if stop:
+            if trainer.is_global_zero:
+                _say(f"stopped on request after step {trainer.global_step}; the same command goes on from there")
+            raise SystemExit(EXIT_CODE)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the end, so that a crash while the model is exported costs nothing."""
@@ -156,18 +181,16 @@ class Checkpoints(Checkpoint):
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.dirpath) if self.dirpath else Path(trainer.default_root_dir) / "checkpoints"
 
-    def _is_due(self, trainer: Trainer) -> bool:
-        batches = trainer.fit_loop.epoch_loop.batch_progress
-        accumulating = batches.current.completed % trainer.accumulate_grad_batches != 0
-        if trainer.fast_dev_run or accumulating or batches.total.completed == 0:
-            return False
+    def _due_and_stop(self, trainer: Trainer) -> tuple[bool, bool]:
+        """Whether a checkpoint is due, and whether to stop: the same on all processes."""
         step, when = self._last
-        if self.every_n_steps is not None and trainer.global_step - step >= self.every_n_steps:
-            return True
-        if self.train_time_interval is None:
-            return False
-        late = time.monotonic() - when >= self.train_time_interval.total_seconds()
-        return bool(trainer.strategy.broadcast(late))
+        interval = self.train_time_interval
+        late = interval is not None and time.monotonic() - when >= interval.total_seconds()
+        device = trainer.strategy.root_device if trainer.world_size > 1 else None  # alone, no card need be waited for
+        flags = torch.tensor([late, self._stop.received is not None], dtype=torch.float, device=device)
+        late, stop = trainer.strategy.reduce(flags, reduce_op="sum").tolist()
+        enough = self.every_n_steps is not None and trainer.global_step - step >= self.every_n_steps
+        return enough or bool(late), bool(stop)
 
     def _save(self, trainer: Trainer) -> None:
         folder = self._folder(trainer)
