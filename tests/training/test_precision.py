@@ -37,6 +37,7 @@ def test_bfloat16_weights_lose_nearly_every_update_of_grpo_and_float32_ones_none
         (Backbone(dtype="float32"), "32-true"),
         (Backbone(dtype="float32"), "bf16-mixed"),
         (Backbone(dtype="bfloat16", lora=Lora()), "bf16-mixed"),
+        (Backbone(dtype="float32", lora=Lora(), freeze_vision=False), "bf16-mixed"),
         (Backbone(dtype="bfloat16", lora=Lora(), quantization="4bit"), "32-true"),
     ],
 )
@@ -66,6 +67,8 @@ def test_contradictions_are_refused_in_one_line(backbone, precision, message):
         (Backbone(dtype="bfloat16"), "32-true"),
         (Backbone(dtype="bfloat16"), "bf16-true"),
         (Backbone(dtype="bfloat16", lora=Lora()), "bf16-true"),
+        (Backbone(dtype="bfloat16", lora=Lora(), freeze_vision=False), "bf16-mixed"),
+        (Backbone(dtype="bfloat16", lora=Lora(), freeze_vision=False), "32-true"),
     ],
 )
 def test_trained_bfloat16_weights_are_warned_of_unless_the_strategy_keeps_masters(backbone, precision):

@@ -74,7 +74,8 @@ class Backbone:
             512 is ours, 504 where the model's unit is 28). None: what the checkpoint was trained with.
         freeze_vision: keep the vision tower and its merger fixed (Sec. 4.1).
         dtype: of the weights in training. Full fine-tuning needs float32, with `trainer.precision=bf16-mixed` for
-            speed: bfloat16 weights lose small updates. Under an adapter bfloat16 is sound, as the adapter is float32.
+            speed: bfloat16 weights lose small updates. Under an adapter bfloat16 is sound, as the adapter is float32
+            and the tower frozen.
         gradient_checkpointing: recompute activations in the backward pass.
         lora: train an adapter instead of the full weights.
         quantization: store the frozen language part under an adapter in 4 bits (NF4 with double quantisation: QLoRA,

@@ -35,10 +35,12 @@ def check_precision(backbone: Backbone, precision: str, *, masters: bool = False
             "trainer.precision=bf16-mixed is for float32 weights, and backbone.dtype=bfloat16 has rounded them: set "
             "backbone.dtype=float32"
         )
-    trained_narrow = precision == "bf16-true" or (narrow and backbone.lora is None)
+    # An adapter is float32 whatever is under it; a tower that is trained beside it is not.
+    trained_narrow = precision == "bf16-true" or (narrow and (backbone.lora is None or not backbone.freeze_vision))
     if trained_narrow and not masters:
         warnings.warn(
             "bfloat16 weights lose small updates (at lr=1e-6 nearly all of them): train float32 weights with "
-            "trainer.precision=bf16-mixed, or an adapter with trainer.precision=32-true or bf16-mixed",
+            "trainer.precision=bf16-mixed, or an adapter alone (backbone.freeze_vision=true) with "
+            "trainer.precision=32-true or bf16-mixed",
             stacklevel=2,
         )
