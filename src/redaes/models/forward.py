@@ -15,7 +15,10 @@ Image features and mRoPE positions are passed explicitly: what is left to be inf
 state of an earlier call, and a missing `mm_token_type_ids` shifts every log-probability without an error.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -28,6 +31,8 @@ from redaes.models.processor import VisionTextBatch
 from redaes.models.vlm import bare
 
 SharedPrefix = Literal["packed", "cache"]
+# `scored` with the head and how it is read; tokens and their mask are left to say.
+Scoring = Callable[[Tensor, Tensor], AbstractContextManager[None]]
 # Segment numbers of a packed row: the prompt, then its answers from 1.
 PROMPT, PADDING = 0, -1
 
@@ -113,24 +118,17 @@ def branch_logprobs(
             implementation that takes no mask.
     """
     features = image_features(model, prompts) if features is None else features
+    scoring = partial(scored, bare(model).lm_head, temperature=temperature, with_entropy=with_entropy)
     forward = _packed if layout == "packed" else _cached
-    return forward(model, prompts, completions, mask, temperature, features, with_entropy)
+    return forward(model, prompts, features, completions, mask, scoring)
 
 
 def _packed(
-    model: Any,
-    prompts: VisionTextBatch,
-    completions: Tensor,
-    mask: Tensor,
-    temperature: float,
-    features: Any,
-    with_entropy: bool,
+    model: Any, prompts: VisionTextBatch, features: Any, completions: Tensor, mask: Tensor, scoring: Scoring
 ) -> tuple[Tensor, Tensor]:
     row = pack(prompts, mrope_positions(model, prompts), completions, mask)
     count = len(prompts.input_ids)
-    with scored(
-        bare(model).lm_head, completions.reshape(count, -1), mask.reshape(count, -1), temperature, with_entropy
-    ):
+    with scoring(completions.reshape(count, -1), mask.reshape(count, -1)):
         out = model(
             input_ids=row.input_ids,
             position_ids=row.positions,
@@ -317,21 +315,13 @@ def prefill(model: Any, prompts: VisionTextBatch, features: Any = None, repeats:
 
 
 def _cached(
-    model: Any,
-    prompts: VisionTextBatch,
-    completions: Tensor,
-    mask: Tensor,
-    temperature: float,
-    features: Any,
-    with_entropy: bool,
+    model: Any, prompts: VisionTextBatch, features: Any, completions: Tensor, mask: Tensor, scoring: Scoring
 ) -> tuple[Tensor, Tensor]:
     base = bare(model)
     if base.training and base.is_activation_checkpointing:
         raise ValueError("shared_prefix=cache keeps what gradient_checkpointing drops; set shared_prefix to packed")
     count, k = len(prompts.input_ids), len(completions) // len(prompts.input_ids)
-    with scored(
-        base.lm_head, completions[:, 0].reshape(count, k), mask[:, 0].reshape(count, k), temperature, with_entropy
-    ):
+    with scoring(completions[:, 0].reshape(count, k), mask[:, 0].reshape(count, k)):
         start = prefill(model, prompts, features, repeats=k)
     first = start.logits.view(count * k, 1, 2)
     if completions.shape[1] == 1:
@@ -340,7 +330,7 @@ def _cached(
     start.cache.batch_repeat_interleave(k)
     steps = torch.arange(completions.shape[1] - 1, device=completions.device)
     positions = start.next_position.repeat_interleave(k)[:, None] + steps
-    with scored(base.lm_head, completions[:, 1:], mask[:, 1:], temperature, with_entropy):
+    with scoring(completions[:, 1:], mask[:, 1:]):
         out = model(
             input_ids=completions[:, :-1],
             attention_mask=torch.cat([start.attention_mask.repeat_interleave(k, 0), mask[:, :-1].long()], dim=1),

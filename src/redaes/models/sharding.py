@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from redaes.models.processor import VisionTextProcessor
 
 
+def is_distributed() -> bool:
+    """Whether this process is one of several that can talk to each other."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def is_first_process() -> bool:
-    """Whether this process writes files: the only one, or rank 0."""
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+    """Whether this process writes files and speaks for all: the only one, or rank 0."""
+    return not is_distributed() or torch.distributed.get_rank() == 0
 
 
 def open_sharded(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from redaes.data.groups import Member
 from redaes.data.modules import GroupBatch
+from redaes.models.sharding import is_distributed
 from redaes.rewards import Reward, RewardInputs
 from redaes.training.base import scores_of
 from redaes.training.objectives import Scale, group_advantages
@@ -101,10 +102,9 @@ def judge(batch: GroupBatch, texts: list[str], reward: Reward, scale: Scale) -> 
 
 def gather(own: list[Any]) -> tuple[list[Any], slice]:
     """Lists of all processes in the order of their ranks, and where this process's is among them."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not is_distributed():
         return own, slice(0, len(own))
-    lists: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(lists, own)
-    before = sum(len(values) for values in lists[: distributed.get_rank()])
+    lists: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(lists, own)
+    before = sum(len(values) for values in lists[: torch.distributed.get_rank()])
     return [value for values in lists for value in values], slice(before, before + len(own))

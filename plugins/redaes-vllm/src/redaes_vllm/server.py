@@ -137,7 +137,8 @@ class ServerRollout:
 
     def _update(self, client: "Client", model: Any) -> None:
         """Hand the weights over if they are not those of the last time."""
-        from redaes_vllm.weights import checkpoint_weights, fingerprint, first_process, on_any_process
+        from redaes.models.sharding import is_first_process
+        from redaes_vllm.weights import checkpoint_weights, fingerprint, on_any_process
 
         now = fingerprint(model)
         device = next(model.parameters()).device
@@ -145,7 +146,7 @@ class ServerRollout:
             return
         weights = checkpoint_weights(model)
         failure: UserError | None = None
-        if first_process():
+        if is_first_process():
             try:
                 self._hand_over(client, weights)
             except UserError as error:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from redaes.errors import UserError
+from redaes.models.sharding import is_distributed
 
 # Enough for one kernel to be busy with, and 128 MiB of integers at most.
 CHUNK = 2**24
@@ -102,17 +103,8 @@ def _sums(parameter: Tensor) -> Tensor:
 
 def on_any_process(here: bool, device: torch.device) -> bool:
     """Whether it holds on any process of the training; all of them must ask."""
-    if not _distributed():
+    if not is_distributed():
         return here
     anywhere = torch.tensor(int(here), device=device)
     torch.distributed.all_reduce(anywhere, torch.distributed.ReduceOp.MAX)
     return bool(anywhere)
-
-
-def first_process() -> bool:
-    """Whether this process speaks for all."""
-    return not _distributed() or torch.distributed.get_rank() == 0
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
