@@ -25,7 +25,7 @@ def fit(module: Any, data: Any, shape: Shape, folder: Path, steps: int) -> dict[
                 # A subclass on the spot: whatever the module asks of its rollout is still there.
                 kind = type(rollout)
                 rollout.__class__ = type(kind.__name__, (kind,), {"__call__": clock.timed("rollout", kind.__call__)})
-            pl_module.manual_backward = clock.timed("backward", pl_module.manual_backward)
+            pl_module.backward = clock.timed("backward", pl_module.backward)
 
         def on_train_batch_end(self, *_: Any) -> None:
             clock.end_step()

@@ -42,7 +42,7 @@ BY_STEPS = {"max_epochs": -1, "check_val_every_n_epoch": None, "limit_val_batche
 # What differs from the shipped configurations: sizes, accumulation, and a checkpoint after every step.
 STAGES: dict[str, dict[str, Any]] = {
     "sft": {
-        "trainer": {**BY_STEPS, "max_steps": 48, "accumulate_grad_batches": 2, "val_check_interval": 16},
+        "trainer": {**BY_STEPS, "max_steps": 48, "accumulate_grad_batches": 2, "val_check_interval": 15},
         "data": {"batch_size": 8},
     },
     "calibration": {"trainer": {"max_epochs": 15, "check_val_every_n_epoch": 5}, "data": {"batch_size": 4}},

@@ -114,3 +114,21 @@ def test_two_processes_that_were_killed_end_with_the_same_bits(tmp_path: Path) -
     train(words, tmp_path / "broken")
     assert "continuing from" in (tmp_path / "broken" / "output.log").read_text()
     assert digest(tmp_path / "whole") == digest(tmp_path / "broken")
+
+
+def test_two_processes_stop_together_though_one_was_asked_or_everything_was(tmp_path: Path) -> None:
+    words = [*prepare(tmp_path, "sft"), "--trainer.max_steps=8", "--trainer.val_check_interval=6", *TWO]
+    words.append("--data.num_workers=1")
+    train(words, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    for after, send, number in ((3, os.kill, signal.SIGUSR1), (9, os.killpg, signal.SIGTERM)):
+        process = start(words, broken)
+        while batches(broken) < after:
+            assert process.poll() is None
+        send(process.pid, number)
+        assert process.wait(timeout=100) == 75
+        said = (broken / "output.log").read_text().splitlines()
+        (line,) = [line for line in said[-3:] if "stopped on request" in line]
+        assert f"after step {batches(broken) // 2};" in line
+    train(words, broken)
+    assert digest(tmp_path / "whole") == digest(broken)
