@@ -167,6 +167,8 @@ class GRPO(VisionLanguageModule):
                 # By the place in the whole step, so that any number of processes cuts the same mini-batches.
                 images = (batch.positions.cpu() % steps == number).nonzero().squeeze(1)
                 self._update(sampled.of(images), min(self.accumulate, fewest // steps), judged)
+        if judged.left_out.all():
+            self._log_no_step()
         lengths, truncated = (x.float().sum() for x in (completions.mask, completions.truncated))
         length, cut = self._mean_over_outputs(lengths, truncated, len(completions.texts))
         self._log({**judged.metrics(), "completion_length": length, "truncated_rate": cut})
@@ -373,6 +375,13 @@ class GRPO(VisionLanguageModule):
             how = name.rpartition("_")[2]
             reduce = how if how in ("min", "max") else "mean"
             self.log(f"train/{name}", value, prog_bar=name in shown, batch_size=1, sync_dist=across, reduce_fx=reduce)
+
+    def _log_no_step(self) -> None:
+        """Say that there was none; Lightning would log the numbers of the step before once more."""
+        nothing = torch.tensor(float("nan"), device=self.device)
+        names = ["loss", "ratio", "clip_low", "clip_high", *(["kl"] if self.kl_coef > 0 else []), "entropy"]
+        self._log(dict.fromkeys(names, nothing), across=True)
+        self.log("train/grad_norm", nothing)
 
     def _keep_rows(self, judged: Judged) -> None:
         """Remember the first output of every image that was learnt from, for the table of completions."""
