@@ -25,6 +25,7 @@ from redaes.training.base import Optimisation, VisionLanguageModule
 class SupervisedModule(VisionLanguageModule):
     """Next-token training on answers, with Lightning's automatic optimisation; stages 1 and 2 are its two names."""
 
+    # What `_sums` gave for the batches of the present optimiser step, added up.
     _step = torch.zeros(4)
 
     def training_step(self, batch: VisionTextBatch, batch_idx: int) -> Tensor:
@@ -32,7 +33,7 @@ class SupervisedModule(VisionLanguageModule):
         total, sums = self._sums(batch)
         accumulated = self.trainer.accumulate_grad_batches
         self._step = sums if batch_idx % accumulated == 0 else self._step + sums
-        # The strategy takes the mean over the processes, Lightning (and DeepSpeed once more) that over the batches.
+        # The strategy divides by the processes and Lightning by the batches; DeepSpeed does the latter once more.
         loss: Tensor = total * self.trainer.world_size * accumulated
         return loss / sums[2].clamp(min=1) if self._is_deepspeed else loss
 
