@@ -7,7 +7,7 @@
 
 What a damaged page can do, and what notices it: a changed row, its checksum; a lost row, the index entry that leads
 to it; a changed or lost index entry, the sum in `state` (compared at each opening for writing, which reads the index
-alone: about a tenth of a second for a million calls); a lost row of `totals`, the number of calls.
+alone); a lost row of `totals`, the number of calls.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +39,7 @@ CALL_COLUMNS = {
 FORGOTTEN = "forgotten"
 """The status of a row that is no call: from here on a dead letter of its key does not count."""
 
+_NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 _BY = ("role", "plugin", "model", "status")
 _SUMMED = ("input_tokens", "output_tokens", "images_made", "cost", "latency")
 _TOTALS = (*_BY, "calls", *_SUMMED)
@@ -58,7 +59,16 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 class Damaged(Exception):
-    """The database is not what was written; the message says what does not match."""
+    """The database is not what was written.
+
+    Args:
+        message: what does not match.
+        path: the file, if it is not the database's.
+    """
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Entry(NamedTuple):
@@ -85,10 +95,20 @@ class Total(NamedTuple):
 
 @dataclass
 class State:
-    """See the module's table. Sums are of the upper and lower halves of the hashes."""
+    """See the module's table.
+
+    Attributes:
+        segment: the last one.
+        offset: bytes of it that are in the database.
+        skipped: damaged lines that were passed over.
+        calls: rows.
+        high: sum of the upper halves of their hashes.
+        low: sum of the lower halves.
+    """
 
     segment: int = 1
     offset: int = 0
+    skipped: int = 0
     calls: int = 0
     high: int = 0
     low: int = 0
@@ -108,22 +128,32 @@ def explaining(path: Path, repair: str) -> Iterator[None]:
     try:
         yield
     except Damaged as error:
-        raise UserError(f"{path} is damaged ({error}); run `{repair}`") from error
+        raise UserError(f"{error.path or path} is damaged ({error}); run `{repair}`") from error
     except sqlite3.DatabaseError as error:
         if isinstance(error, (sqlite3.ProgrammingError, sqlite3.NotSupportedError)):
             raise
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        code = _code(error)
         if code == sqlite3.SQLITE_FULL:
             raise UserError(
                 f"cannot write {path}: the disk is full; make room and run the same command again"
             ) from error
-        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        if code in _NOT_WRITABLE:
             raise UserError(f"cannot write {path}: {error}") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise UserError(f"{path} is locked by another program; close it and run the same command again") from error
         if code == sqlite3.SQLITE_IOERR:
             raise UserError(f"cannot read or write {path}: {error} ({error.sqlite_errorname})") from error
         raise UserError(f"{path} is damaged ({error}); run `{repair}`") from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; what Python cannot read as text has none, and is damage."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    location = f"{path.absolute().as_uri()}?{options}"
+    return sqlite3.connect(location, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 class Database:
@@ -135,19 +165,32 @@ class Database:
     """
 
     def __init__(self, path: Path, access: Literal["write", "read"]) -> None:
-        self.path = path
-        location = path.absolute().as_uri() + ("" if access == "write" else "?mode=ro")
-        self.sql = sqlite3.connect(
-            location, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        if access == "write":
-            self.sql.execute("PRAGMA journal_mode = WAL")
-            self.sql.execute("PRAGMA synchronous = FULL")
-            self.sql.execute("PRAGMA cache_size = -32768")
-            self._create()
-        version = self.sql.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
-            raise Damaged(f"it has schema version {version}, this redaes knows {SCHEMA_VERSION}")
+        self.sql = _connect(path, "mode=rwc" if access == "write" else "mode=ro")
+        try:
+            if access == "write":
+                self.sql.execute("PRAGMA journal_mode = WAL")
+                self.sql.execute("PRAGMA synchronous = FULL")
+                self.sql.execute("PRAGMA cache_size = -16384")
+                self._create()
+            version = self._version(path, access)
+            if version != SCHEMA_VERSION:
+                raise Damaged(f"it has schema version {version}, this redaes knows {SCHEMA_VERSION}")
+        except BaseException:
+            self.sql.close()
+            raise
+
+    def _version(self, path: Path, access: str) -> int:
+        """The schema's version: the first thing that is read."""
+        try:
+            return int(self.sql.execute("PRAGMA user_version").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            log = path.with_name(f"{path.name}-wal")
+            if access == "write" or _code(error) not in _NOT_WRITABLE or (log.exists() and log.stat().st_size):
+                raise
+            # SQLite wants files of its own beside a database; in a folder that cannot be written nobody else writes.
+            self.sql.close()
+            self.sql = _connect(path, "immutable=1")
+            return int(self.sql.execute("PRAGMA user_version").fetchone()[0])
 
     def _create(self) -> None:
         with self.transaction():
@@ -157,9 +200,13 @@ class Database:
                 self._set_state(State())
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Hold the write lock among all processes; commit durably at the end, or undo at an exception."""
-        self.sql.execute("BEGIN IMMEDIATE")
+    def transaction(self, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Iterator[None]:
+        """Commit durably at the end, or undo at an exception.
+
+        Args:
+            kind: immediate holds the write lock among all processes; deferred sees one state of the database.
+        """
+        self.sql.execute(f"BEGIN {kind}")
         try:
             yield
             self.sql.execute("COMMIT")
@@ -173,12 +220,13 @@ class Database:
 
     # --- writing, inside a transaction --------------------------------------------------------------------------------
 
-    def write(self, entries: Iterable[Entry], position: Position) -> None:
+    def write(self, entries: Iterable[Entry], position: Position, skipped: int = 0) -> None:
         """Add entries.
 
         Args:
             entries: in their order.
             position: of the segments, after them.
+            skipped: damaged lines among them.
         """
         calls: list[Entry] = []
         results: list[Entry] = []
@@ -192,6 +240,7 @@ class Database:
             [(e.fields["build"], e.fields["source"], e.fields["text"], e.checksum) for e in results],
         )
         state.segment, state.offset = position
+        state.skipped += skipped
         self._set_state(state)
 
     def _write_calls(self, calls: Sequence[Entry], state: State) -> None:
@@ -208,15 +257,15 @@ class Database:
         state.low += sum(hash_ & 0xFFFFFFFF for hash_ in hashes)
 
     def _add_totals(self, calls: Sequence[Entry]) -> None:
-        sums = {total[: len(_BY)]: list(total[len(_BY) :]) for total in self._read_totals()}
-        touched = set()
+        sums: dict[tuple[str, ...], list[Any]] = {}
         for entry in calls:
             by = tuple(entry.fields[name] for name in _BY)
-            values = sums.setdefault(by, [0, 0, 0, 0, 0.0, 0.0])
+            if by not in sums:
+                known = self._read_totals("WHERE " + " AND ".join(f"{name} = ?" for name in _BY), by)
+                sums[by] = list(known[0][len(_BY) :]) if known else [0, 0, 0, 0, 0.0, 0.0]
             for n, added in enumerate((1, *(entry.fields[name] for name in _SUMMED))):
-                values[n] += added
-            touched.add(by)
-        rows = [(*by, *sums[by]) for by in touched]
+                sums[by][n] += added
+        rows = [(*by, *values) for by, values in sums.items()]
         self.sql.executemany(
             f"INSERT OR REPLACE INTO totals VALUES ({', '.join('?' * (len(_TOTALS) + 1))})",
             [(*row, checksum(dict(zip(_TOTALS, row, strict=True)))) for row in rows],
@@ -247,8 +296,10 @@ class Database:
 
     def failed(self) -> list[int]:
         """The rows that were dead letters when they were written."""
-        ids = [row[0] for row in self.sql.execute("SELECT id FROM calls WHERE status = 'failed' ORDER BY id")]
-        if len(ids) != sum(total.calls for total in self._read_totals() if total.status == "failed"):
+        with self.transaction("DEFERRED"):
+            ids = [row[0] for row in self.sql.execute("SELECT id FROM calls WHERE status = 'failed' ORDER BY id")]
+            count = sum(total.calls for total in self._read_totals() if total.status == "failed")
+        if len(ids) != count:
             raise Damaged("the index calls_failed does not list all failed calls")
         return ids
 
@@ -286,14 +337,16 @@ class Database:
 
     def totals(self) -> list[Total]:
         """All sums, verified."""
-        totals = self._read_totals()
-        if sum(total.calls for total in totals) != self.state().calls:
+        with self.transaction("DEFERRED"):
+            totals = self._read_totals()
+            count = self.state().calls
+        if sum(total.calls for total in totals) != count:
             raise Damaged("the totals are not those of all calls")
         return [total for total in totals if total.status != FORGOTTEN]
 
-    def _read_totals(self) -> list[Total]:
+    def _read_totals(self, where: str = "", of: Sequence[str] = ()) -> list[Total]:
         totals = []
-        for *values, digest in self.sql.execute(f"SELECT {', '.join(_TOTALS)}, checksum FROM totals"):
+        for *values, digest in self.sql.execute(f"SELECT {', '.join(_TOTALS)}, checksum FROM totals {where}", of):
             _verify(dict(zip(_TOTALS, values, strict=True)), digest, "a row of its totals")
             totals.append(Total(*values))
         return totals
@@ -304,24 +357,69 @@ class Database:
         Raises:
             Damaged: an entry was changed or is gone.
         """
-        state = self.state()
-        found = self.sql.execute(
-            "SELECT count(*), coalesce(sum(hash >> 32), 0), coalesce(sum(hash & 4294967295), 0) "
-            "FROM calls INDEXED BY calls_by_hash"
-        ).fetchone()
-        if found != astuple(state)[2:]:
+        with self.transaction("DEFERRED"):
+            state = self.state()
+            found = self.sql.execute(
+                "SELECT count(*), coalesce(sum(hash >> 32), 0), coalesce(sum(hash & 4294967295), 0) "
+                "FROM calls INDEXED BY calls_by_hash"
+            ).fetchone()
+            last = self.sql.execute("SELECT max(id) FROM calls").fetchone()[0] or 0
+        if found != (state.calls, state.high, state.low):
             raise Damaged("the index calls_by_hash is not that of all calls")
-        if (self.sql.execute("SELECT max(id) FROM calls").fetchone()[0] or 0) != state.calls:
+        if last != state.calls:
             raise Damaged("calls are missing at the end")
+
+    # --- rescue -------------------------------------------------------------------------------------------------------
+
+    def has(self, entry: Entry) -> bool:
+        """Whether a call is there, or any result of a source."""
+        if entry.fields["kind"] == "call":
+            row = (_hash(entry.fields["key"]), entry.checksum)
+            found = self.sql.execute("SELECT 1 FROM calls WHERE hash = ? AND checksum = ?", row)
+        else:
+            row = (entry.fields["build"], entry.fields["source"])
+            found = self.sql.execute("SELECT 1 FROM results WHERE build = ? AND source = ?", row)
+        return found.fetchone() is not None
+
+    def readable(self) -> Iterator[Entry]:
+        """Every row of a damaged database that can be read and matches its checksum."""
+        for kind, table, columns in (
+            ("call", "calls", list(CALL_COLUMNS)),
+            ("result", "results", ["build", "source", "text"]),
+        ):
+            for *values, digest in self._rows(table, columns):
+                fields = {"kind": kind, **dict(zip(columns, values, strict=True))}
+                if _matches(fields, digest):
+                    yield Entry(fields, digest)
+
+    def _rows(self, table: str, columns: Sequence[str], patience: int = 100_000) -> Iterator[list[Any]]:
+        """Rows one by one, stepping over numbers that cannot be read, until so many in a row could not."""
+        number, failures = 0, 0
+        select = f"SELECT rowid, {', '.join(columns)}, checksum FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1"
+        while failures < patience:
+            try:
+                row = self.sql.execute(select, (number,)).fetchone()
+            except sqlite3.DatabaseError:
+                failures += 1
+                number += 1
+                continue
+            if row is None:
+                return
+            failures = 0
+            number = max(number + 1, row[0])
+            yield row[1:]
 
 
 def _verify(fields: Fields, digest: Any, what: str) -> None:
-    try:
-        right = checksum(fields) == digest
-    except (TypeError, ValueError):
-        right = False
-    if not right:
+    if not _matches(fields, digest):
         raise Damaged(f"{what} does not match its checksum")
+
+
+def _matches(fields: Fields, digest: Any) -> bool:
+    try:
+        return bool(checksum(fields) == digest)
+    except (TypeError, ValueError):  # damage can make a number into anything
+        return False
 
 
 def _hash(key: str) -> int:
