@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.engine.ledger_processes import record, start
 
 from redaes.engine import segments
 from redaes.engine.ledger import LARGEST, CallRecord, Ledger
 from redaes.errors import UserError
-from tests.engine.ledger_processes import record, start
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 NUMBER = st.floats(-LARGEST, LARGEST)

@@ -114,5 +114,5 @@ def test_a_kill_leaves_whole_images_and_rubbish_that_is_removed(store: ObjectSto
 
 def test_what_cannot_be_written_is_said_in_one_line(store: ObjectStore) -> None:
     store.folder.write_text("a file where the folder should be")
-    with pytest.raises(UserError, match="cannot write .*objects"):
+    with pytest.raises(UserError, match=r"cannot write .*objects"):
         store.put(noise(1))

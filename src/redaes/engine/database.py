@@ -7,7 +7,7 @@
 
 What a damaged page can do, and what notices it: a changed row, its checksum; a lost row, the index entry that leads
 to it; a changed or lost index entry, the sum in `state` (compared at each opening for writing, which reads the index
-alone); a lost row of `totals`, the number of calls.
+alone, or at the first call that is looked for); a lost row of `totals`, the number of calls.
 """
 
 import hashlib
@@ -38,6 +38,9 @@ CALL_COLUMNS = {
 }
 FORGOTTEN = "forgotten"
 """The status of a row that is no call: from here on a dead letter of its key does not count."""
+
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading a damaged database may raise; the second where SQLite quotes what it cannot read."""
 
 _NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 _BY = ("role", "plugin", "model", "status")
@@ -129,6 +132,8 @@ def explaining(path: Path, repair: str) -> Iterator[None]:
         yield
     except Damaged as error:
         raise UserError(f"{error.path or path} is damaged ({error}); run `{repair}`") from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it cannot read
+        raise UserError(f"{path} is damaged (its schema is unreadable); run `{repair}`") from error
     except sqlite3.DatabaseError as error:
         if isinstance(error, (sqlite3.ProgrammingError, sqlite3.NotSupportedError)):
             raise
@@ -399,7 +404,7 @@ class Database:
         while failures < patience:
             try:
                 row = self.sql.execute(select, (number,)).fetchone()
-            except sqlite3.DatabaseError:
+            except UNREADABLE:
                 failures += 1
                 number += 1
                 continue

@@ -116,6 +116,7 @@ class Ledger:
         self._repair = repair_command(folder)
         self._segments = Segments(folder / "segments")
         self._reading = threading.Lock()
+        self._checked = False
         self._failure: BaseException | None = None
         self._handing = threading.Lock()
         self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
@@ -158,15 +159,20 @@ class Ledger:
             raise
 
     @classmethod
-    def open_for_reading(cls, folder: str | Path) -> "Ledger":
+    def open_for_reading(cls, folder: str | Path, name: str = "") -> "Ledger":
         """Open a ledger to look at, also while a build is writing to it.
+
+        Args:
+            folder: the ledger's.
+            name: of the dataset, for the message that there is none.
 
         Raises:
             UserError: there is none, or it is damaged.
         """
         folder = Path(folder)
         if not (folder / "ledger.sqlite").is_file():
-            raise UserError(f"no ledger in {folder}; `redaes data build` makes one")
+            of = f" of {name}" if name else ""
+            raise UserError(f"no ledger{of} in {folder}; `redaes data build` makes one")
         return cls(folder, None, writing=False)
 
     def close(self) -> None:
@@ -203,7 +209,7 @@ class Ledger:
         Raises:
             UserError: the database is damaged.
         """
-        with self._read() as database:
+        with self._read(checked=True) as database:
             rows = [row for row in database.calls(_clean(key)) if row["status"] != "retried"]
         answers = [row for row in rows if row["status"] == "ok"]
         latest = (answers or rows)[-1:]
@@ -220,13 +226,13 @@ class Ledger:
 
     def failures(self) -> Iterator[CallRecord]:
         """Dead letters: calls that were given up, not forgotten since, and never answered."""
-        with self._read() as database:
+        with self._read(checked=True) as database:
             numbers = database.failed()
         for number in numbers:
             with self._read() as database:
                 row = database.call(number)
-                latest = [r for r in database.calls(row["key"]) if r["status"] != "retried"]
-            if latest[-1]["id"] == number and not any(r["status"] == "ok" for r in latest):
+                rows = [r for r in database.calls(row["key"]) if r["status"] != "retried"]
+            if rows[-1:] == [row] and not any(r["status"] == "ok" for r in rows):
                 yield _record(row)
 
     def forget_failures(self, keys: Iterable[str] | None = None) -> int:
@@ -283,8 +289,12 @@ class Ledger:
     # --- reading and writing ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _read(self) -> Iterator[Database]:
+    def _read(self, checked: bool = False) -> Iterator[Database]:
+        """The connection for reading, for one thread at a time; `checked` where it matters that a row is not found."""
         with self._reading, self._explaining():
+            if checked and not self._checked:
+                self._database.check()
+                self._checked = True
             yield self._database
 
     @contextmanager
@@ -351,6 +361,7 @@ class Ledger:
         self.objects.remove_unfinished()
         catch_up_in_parts(database, self._segments)
         database.check()
+        self._checked = True
 
 
 def _call_fields(record: CallRecord) -> dict[str, Any]:

@@ -5,13 +5,12 @@
 
 import logging
 import shlex
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from redaes.engine.database import Damaged, Database, Entry, State, explaining
+from redaes.engine.database import UNREADABLE, Damaged, Database, Entry, State, explaining
 from redaes.engine.locks import Lock
 from redaes.engine.segments import Line, Position, Segments, checksum, seal, sync_folder
 from redaes.errors import UserError
@@ -166,7 +165,7 @@ def _readable(old: Path, new: State) -> Iterator[Entry]:
         return
     try:
         database = Database(old, "read")
-    except (Damaged, sqlite3.DatabaseError) as error:
+    except (Damaged, *UNREADABLE) as error:
         log.warning("nothing can be read in %s (%s)", old, error)
         return
     try:
@@ -179,7 +178,7 @@ def _readable(old: Path, new: State) -> Iterator[Entry]:
 def _includes(new: State, database: Database) -> bool:
     try:
         old = database.state()
-    except (Damaged, sqlite3.DatabaseError):
+    except (Damaged, *UNREADABLE):
         return False
     return (old.segment, old.offset) <= (new.segment, new.offset) and old.calls <= new.calls
 
