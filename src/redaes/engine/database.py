@@ -143,7 +143,7 @@ def explaining(path: Path, repair: str) -> Iterator[None]:
                 f"cannot write {path}: the disk is full; make room and run the same command again"
             ) from error
         if code in _NOT_WRITABLE:
-            raise UserError(f"cannot write {path}: {error}") from error
+            raise UserError(f"cannot open or write {path}: {error}") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise UserError(f"{path} is locked by another program; close it and run the same command again") from error
         if code == sqlite3.SQLITE_IOERR:
@@ -189,8 +189,8 @@ class Database:
         try:
             return int(self.sql.execute("PRAGMA user_version").fetchone()[0])
         except sqlite3.OperationalError as error:
-            log = path.with_name(f"{path.name}-wal")
-            if access == "write" or _code(error) not in _NOT_WRITABLE or (log.exists() and log.stat().st_size):
+            ahead = path.with_name(f"{path.name}-wal")
+            if access == "write" or _code(error) not in _NOT_WRITABLE or (ahead.exists() and ahead.stat().st_size):
                 raise
             # SQLite wants files of its own beside a database; in a folder that cannot be written nobody else writes.
             self.sql.close()
@@ -249,7 +249,7 @@ class Database:
         self._set_state(state)
 
     def _write_calls(self, calls: Sequence[Entry], state: State) -> None:
-        hashes = [_hash(entry.fields["key"]) for entry in calls]
+        hashes = [key_hash(entry.fields["key"]) for entry in calls]
         marks = ", ".join("?" * (len(CALL_COLUMNS) + 3))
         rows = (
             (state.calls + n, hash_, *(entry.fields[column] for column in CALL_COLUMNS), entry.checksum)
@@ -292,10 +292,10 @@ class Database:
 
     def calls(self, key: str) -> list[dict[str, Any]]:
         """All rows of a key, verified, in order."""
-        hash_ = _hash(key)
+        hash_ = key_hash(key)
         rows = self._calls("hash = ? ORDER BY id", hash_)
         for row in rows:
-            if _hash(row["key"]) != hash_:
+            if key_hash(row["key"]) != hash_:
                 raise Damaged("an entry of calls_by_hash leads to another call")
         return [row for row in rows if row["key"] == key]
 
@@ -374,59 +374,20 @@ class Database:
         if last != state.calls:
             raise Damaged("calls are missing at the end")
 
-    # --- rescue -------------------------------------------------------------------------------------------------------
-
-    def has(self, entry: Entry) -> bool:
-        """Whether a call is there, or any result of a source."""
-        if entry.fields["kind"] == "call":
-            row = (_hash(entry.fields["key"]), entry.checksum)
-            found = self.sql.execute("SELECT 1 FROM calls WHERE hash = ? AND checksum = ?", row)
-        else:
-            row = (entry.fields["build"], entry.fields["source"])
-            found = self.sql.execute("SELECT 1 FROM results WHERE build = ? AND source = ?", row)
-        return found.fetchone() is not None
-
-    def readable(self) -> Iterator[Entry]:
-        """Every row of a damaged database that can be read and matches its checksum."""
-        for kind, table, columns in (
-            ("call", "calls", list(CALL_COLUMNS)),
-            ("result", "results", ["build", "source", "text"]),
-        ):
-            for *values, digest in self._rows(table, columns):
-                fields = {"kind": kind, **dict(zip(columns, values, strict=True))}
-                if _matches(fields, digest):
-                    yield Entry(fields, digest)
-
-    def _rows(self, table: str, columns: Sequence[str], patience: int = 100_000) -> Iterator[list[Any]]:
-        """Rows one by one, stepping over numbers that cannot be read, until so many in a row could not."""
-        number, failures = 0, 0
-        select = f"SELECT rowid, {', '.join(columns)}, checksum FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1"
-        while failures < patience:
-            try:
-                row = self.sql.execute(select, (number,)).fetchone()
-            except UNREADABLE:
-                failures += 1
-                number += 1
-                continue
-            if row is None:
-                return
-            failures = 0
-            number = max(number + 1, row[0])
-            yield row[1:]
-
 
 def _verify(fields: Fields, digest: Any, what: str) -> None:
-    if not _matches(fields, digest):
+    if not matches(fields, digest):
         raise Damaged(f"{what} does not match its checksum")
 
 
-def _matches(fields: Fields, digest: Any) -> bool:
+def matches(fields: Fields, digest: Any) -> bool:
+    """Whether a checksum is that of the fields."""
     try:
         return bool(checksum(fields) == digest)
     except (TypeError, ValueError):  # damage can make a number into anything
         return False
 
 
-def _hash(key: str) -> int:
+def key_hash(key: str) -> int:
     """Sixty-four bits of a key, signed, to keep the index small."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)

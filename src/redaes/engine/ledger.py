@@ -222,7 +222,18 @@ class Ledger:
             UserError: it could not be written; nothing more can be put until the ledger is opened again.
             ValueError: a number in it is not finite, or beyond `LARGEST`.
         """
-        self._put([_call_fields(record)])
+        self.put_many([record])
+
+    def put_many(self, records: Iterable[CallRecord]) -> None:
+        """Keep many attempts, such as those of another ledger, in few commits. All are durable when this returns.
+
+        Args:
+            records: held in memory until then.
+
+        Raises:
+            UserError, ValueError: as `put`; of many, some may have been kept.
+        """
+        self._put([_call_fields(record) for record in records])
 
     def failures(self) -> Iterator[CallRecord]:
         """Dead letters: calls that were given up, not forgotten since, and never answered."""
