@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engine.ledger_processes import record, start
+from tests.engine.ledger_processes import folder_in_memory, record, start
 
 from redaes.engine import segments
 from redaes.engine.ledger import LARGEST, CallRecord, Ledger
@@ -50,16 +50,16 @@ def ledger(tmp_path: Path):
         yield opened
 
 
-@settings(max_examples=150, deadline=None)
-@given(records=st.lists(RECORDS, max_size=4))
-def test_what_is_put_is_found_exactly_as_it_was(tmp_path_factory, records) -> None:
-    folder = tmp_path_factory.mktemp("exact") / "out.ledger"
-    with Ledger.create_or_open(folder) as ledger:
-        for n, one in enumerate(records):
-            ledger.put(replace(one, key=f"{n}{one.key}"))
-    with Ledger.open_for_reading(folder) as ledger:
-        for n, one in enumerate(records):
-            assert ledger.find(f"{n}{one.key}") == replace(one, key=f"{n}{one.key}")
+@settings(max_examples=60, deadline=None)
+@given(records=st.lists(RECORDS, min_size=1, max_size=4, unique_by=lambda one: one.key))
+def test_what_is_put_is_found_exactly_as_it_was_also_when_the_database_is_lost(records: list[CallRecord]) -> None:
+    with folder_in_memory() as folder:
+        with Ledger.create_or_open(folder) as ledger:
+            ledger.put_many(records)
+            assert [ledger.find(one.key) for one in records] == records
+        (folder / "ledger.sqlite").unlink()
+        with Ledger.create_or_open(folder) as ledger:
+            assert [ledger.find(one.key) for one in records] == records
 
 
 def test_text_that_no_encoding_holds_is_kept_as_far_as_it_can_be(ledger: Ledger) -> None:
@@ -119,8 +119,7 @@ def test_totals_are_the_sums_of_all_attempts_also_of_forgotten_ones(ledger: Ledg
             for _ in range(3)
         )
     ]
-    for one in put:
-        ledger.put(one)
+    ledger.put_many(put)
     before = ledger.totals()
     ledger.forget_failures()
     assert ledger.totals() == before

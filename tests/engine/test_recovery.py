@@ -7,13 +7,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.engine.ledger_processes import record, start
+from tests.engine.ledger_processes import folder_in_memory, record, start
 
 from redaes.cli import main
 from redaes.engine import database
@@ -51,13 +50,9 @@ def snapshot(folder: Path, end: int = 24) -> dict[str, object]:
 
 
 @pytest.fixture
-def in_memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk that needs no waiting for, where there is one."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
+def in_memory() -> Iterator[Path]:
+    with folder_in_memory() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
