@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from redaes.data.images import ImageError, open_image
-from redaes.engine.segments import sync_folder
+from redaes.engine.segments import sync
 from redaes.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,8 +85,10 @@ class ObjectStore:
         try:
             if self.get(picture.sha) is None:
                 self._write(picture, path, durable)
+            elif durable:
+                sync(path)  # it may have come in a hurry
             if durable:
-                sync_folder(path.parent)  # also where another thread has just given the file its name
+                sync(path.parent)  # also where another thread has just given the file its name
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         return picture.sha
@@ -121,8 +123,8 @@ class ObjectStore:
         for folder in (self._unfinished, path.parent):
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-                sync_folder(self.folder)
-                sync_folder(self.folder.parent)
+                sync(self.folder)
+                sync(self.folder.parent)
         unfinished = self._unfinished / f"{picture.sha}.{os.getpid()}.{threading.get_ident()}.png"
         try:
             with unfinished.open("wb") as file:
