@@ -97,7 +97,7 @@ def test_kills_at_random_moments_lose_nothing(in_memory: Path) -> None:
 
 @pytest.mark.slow
 def test_many_kills_of_several_processes_lose_nothing(in_memory: Path) -> None:
-    kill_and_look(in_memory / "out.ledger", kills=25, processes=3)
+    kill_and_look(in_memory / "out.ledger", kills=12, processes=3)
 
 
 def test_rows_that_reached_the_segment_alone_are_taken_in(tmp_path: Path) -> None:
