@@ -1,0 +1,143 @@
+"""`redaes data estimate`: calls, tokens and cost of a build before anything is spent."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from redaes.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from redaes.engine.database import Total
+    from redaes.engine.estimate import Estimate, Spending
+
+
+def estimate(
+    config: str = "nano/data.yaml",
+    set: list[str] | None = None,
+    output: str = "",
+    rates: str = "",
+    edit_success: float | None = None,
+    agreement: float | None = None,
+    settled: float | None = None,
+    prompt_tokens: int = 700,
+    reply_tokens: int = 300,
+    format: Literal["table", "json"] = "table",
+) -> None:
+    """Estimate calls, tokens and cost of a build, per stage and in all, eager beside lazy. Nothing is asked.
+
+    Args:
+        config: YAML file, as for `redaes data build`.
+        set: override any key of the config, as for `redaes data build`.
+        output: the dataset to be built: what its ledger holds already is taken off.
+        rates: a dataset, finished or not, whose rates and sizes of calls are to be expected instead of assumed ones.
+        edit_success: share of edits that pass verification; default the paper's 0.637 (Tab. 8).
+        agreement: share of edits on whose direction two judges agree; default the paper's 0.678 (Tab. 9).
+        settled: share of edits that the first verifier alone fails, so that a lazy build does not ask the next; default 0.
+        prompt_tokens: assumed of a question, its images apart.
+        reply_tokens: assumed of an answer, hidden reasoning included.
+        format: table for people, json for programs.
+    """
+    from redaes.engine.config import load_config
+    from redaes.engine.estimate import Talk
+    from redaes.engine.estimate import estimate as estimate_build
+    from redaes.engine.expectation import Rates
+    from redaes.engine.plan import plan_jobs
+    from redaes.presets import resolve_config
+    from redaes.registry import create
+
+    loaded = load_config(resolve_config(config), set or [])
+    seen = _totals(rates) if rates else []
+    given = {"edit_success": edit_success, "agreement": agreement, "settled": settled}
+    chosen = {
+        **(_measured_rates(Path(rates), seen) if rates else {}),
+        **{k: v for k, v in given.items() if v is not None},
+    }
+    jobs = plan_jobs(create("sources", loaded.source).photographs(), loaded)
+    talk = Talk(prompt_tokens, reply_tokens)
+    result = estimate_build(loaded, jobs, Rates(**chosen), talk, seen, _totals(output) if output else [])
+    if format == "json":
+        print(json.dumps(dataclasses.asdict(result)))
+        return
+    _show(result, loaded.mode)
+
+
+def _totals(dataset: str) -> "list[Total]":
+    """What the ledger of a dataset has seen; nothing where there is none."""
+    from redaes.engine.ledger import Ledger
+
+    folder = Path(dataset).with_name(f"{Path(dataset).name}.ledger")
+    if not folder.is_dir():
+        return []
+    with Ledger.open_for_reading(folder, dataset) as ledger:
+        return ledger.totals()
+
+
+def _measured_rates(dataset: Path, seen: "list[Total]") -> dict[str, float]:
+    """The rates that a dataset met, as far as it says.
+
+    Raises:
+        UserError: neither a dataset nor a ledger there.
+    """
+    from redaes.data.manifest import Manifest
+
+    found: dict[str, float] = {}
+    verifies = [t.calls for t in seen if t.role == "verify" and t.status == "ok"]
+    if len(verifies) > 1 and max(verifies):
+        found["settled"] = 1 - min(verifies) / max(verifies)
+    if (dataset / "manifest.json").is_file():
+        statistics = Manifest(dataset).info["statistics"]
+        edits = statistics["funnel"]["pair_edits"]
+        pairwise = list(statistics["judge_agreement"].values())
+        if edits:
+            found["edit_success"] = statistics["funnel"]["pair_edits_verified"] / edits
+        if pairwise:
+            found["agreement"] = max(0.5, sum(pairwise) / len(pairwise))
+    elif not seen:
+        raise UserError(f"{dataset} is no dataset and has no ledger; nothing can be measured there")
+    return found
+
+
+def _show(result: "Estimate", mode: str) -> None:
+    from rich.console import Console
+
+    from redaes.engine.prices import how_to_add
+
+    console = Console()
+    console.print(
+        f"{result.sources} sources, {result.pairs} for a pair, {result.groups} for a group; {result.rates.edit_success:.1%}"
+        f" of edits pass, two judges agree on {result.rates.agreement:.1%}; this config is {mode}",
+        highlight=False,
+    )
+    console.print(_table(result))
+    if result.eager.calls:
+        saved = 1 - result.lazy.calls / result.eager.calls
+        console.print(f"lazy asks {saved:.1%} less than eager for the same dataset", highlight=False)
+    for model in result.unpriced:
+        console.print(f"no price is known of {model!r}: {how_to_add(model)}", highlight=False, markup=False)
+    console.print("list prices, to be checked; answers that have to be asked for again come on top", highlight=False)
+
+
+def _table(result: "Estimate") -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"Estimate ({result.currency})", title_justify="left")
+    for column in ("stage", "plug-in", "eager calls", "cost", "lazy calls", "cost", "cost at most", "tokens in", "out"):
+        table.add_column(column, justify="left" if column in ("stage", "plug-in") else "right")
+    for row in result.rows:
+        table.add_row(row.role, row.plugin, *_cells(row.eager, row.lazy))
+    table.add_section()
+    table.add_row("all", "", *_cells(result.eager, result.lazy))
+    return table
+
+
+def _cells(eager: "Spending", lazy: "Spending") -> list[str]:
+    asked = f"{lazy.calls:,.0f}" + (f" ({lazy.held:,.0f} held)" if lazy.held else "")
+    tokens = [f"{lazy.input_tokens:,.0f}", f"{lazy.output_tokens:,.0f}"]
+    return [f"{eager.calls:,.0f}", _money(eager.cost), asked, _money(lazy.cost), _money(lazy.cost_at_most), *tokens]
+
+
+def _money(value: Any) -> str:
+    return "?" if value is None else f"{value:,.2f}"
