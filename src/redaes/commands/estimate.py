@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from redaes.errors import UserError
 
@@ -35,7 +36,7 @@ def estimate(
         rates: a dataset, finished or not, whose rates and sizes of calls are to be expected instead of assumed ones.
         edit_success: share of edits that pass verification; default the paper's 0.637 (Tab. 8).
         agreement: share of edits on whose direction two judges agree; default the paper's 0.678 (Tab. 9).
-        settled: share of edits that the first verifier alone fails, so that a lazy build does not ask the next; default 0.
+        settled: share of edits that the first verifier alone fails, so that a lazy build asks no other; default 0.
         prompt_tokens: assumed of a question, its images apart.
         reply_tokens: assumed of an answer, hidden reasoning included.
         format: table for people, json for programs.
@@ -105,27 +106,28 @@ def _show(result: "Estimate", mode: str) -> None:
 
     from redaes.engine.prices import how_to_add
 
-    console = Console()
-    console.print(
-        f"{result.sources} sources, {result.pairs} for a pair, {result.groups} for a group; {result.rates.edit_success:.1%}"
-        f" of edits pass, two judges agree on {result.rates.agreement:.1%}; this config is {mode}",
-        highlight=False,
-    )
+    # Wide enough for the table where nobody's terminal sets the width.
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+    rates = result.rates
+    console.print(f"{result.sources:,} sources, {result.pairs:,} for a pair, {result.groups:,} for a group")
+    console.print(f"{rates.edit_success:.1%} of edits pass, two judges agree on {rates.agreement:.1%}; config: {mode}")
     console.print(_table(result))
     if result.eager.calls:
         saved = 1 - result.lazy.calls / result.eager.calls
-        console.print(f"lazy asks {saved:.1%} less than eager for the same dataset", highlight=False)
+        console.print(f"lazy asks {saved:.1%} less than eager for the same dataset")
     for model in result.unpriced:
-        console.print(f"no price is known of {model!r}: {how_to_add(model)}", highlight=False, markup=False)
-    console.print("list prices, to be checked; answers that have to be asked for again come on top", highlight=False)
+        console.print(f"no price is known of {model!r}: {how_to_add(model)}")
+    console.print("list prices, to be checked; answers that have to be asked for again come on top")
 
 
 def _table(result: "Estimate") -> "Table":
     from rich.table import Table
 
-    table = Table(title=f"Estimate ({result.currency})", title_justify="left")
-    for column in ("stage", "plug-in", "eager calls", "cost", "lazy calls", "cost", "cost at most", "tokens in", "out"):
-        table.add_column(column, justify="left" if column in ("stage", "plug-in") else "right")
+    table = Table(title=f"Estimate, cost in {result.currency}", title_justify="left")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("plug-in", overflow="fold")
+    for column in ("eager\ncalls", "\ncost", "lazy\ncalls", "\ncost", "\nat most", "\ntokens in", "\nout"):
+        table.add_column(column, justify="right")
     for row in result.rows:
         table.add_row(row.role, row.plugin, *_cells(row.eager, row.lazy))
     table.add_section()
@@ -139,5 +141,5 @@ def _cells(eager: "Spending", lazy: "Spending") -> list[str]:
     return [f"{eager.calls:,.0f}", _money(eager.cost), asked, _money(lazy.cost), _money(lazy.cost_at_most), *tokens]
 
 
-def _money(value: Any) -> str:
+def _money(value: float | None) -> str:
     return "?" if value is None else f"{value:,.2f}"

@@ -61,9 +61,9 @@ def pair_questions(
 ) -> Questions:
     """Questions for the pair of a source.
 
-    Eagerly everything is asked: M edits, all verified, and if `min_passing` pass, those are all judged. Lazily the edits
-    are made in a random order until so many have passed or can no longer; then the passing ones are judged, each up to
-    the first dissent, until one is better unanimously; only if none is, the remaining edits are made.
+    Eagerly everything is asked: M edits, all verified, and if `min_passing` pass, those are all judged. Lazily the
+    edits are made in a random order until so many have passed or can no longer; then the passing ones are judged, each
+    up to the first dissent, until one is better unanimously; only if none is, the remaining edits are made.
 
     Args:
         editors: M.
