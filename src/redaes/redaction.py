@@ -16,11 +16,11 @@ _SHORTEST = 6
 _PREFIXES = ("sk-", "sk_", "gsk_", "xai-", "r8_", "hf_", "ghp_", "AIza")
 _PLACES = ("bearer ", "basic ", "key", "authorization", "token", "secret")
 _LOOKS_LIKE_A_KEY = re.compile(rf"\b(?:{'|'.join(_PREFIXES)})[\w-]{{16,}}")
-# With a digit, or "a basic photograph" would lose its photograph.
 _STANDS_LIKE_A_KEY = re.compile(
-    r"\b((?:bearer|basic)\s+"
+    # With a digit, or "a basic photograph" would lose its photograph.
+    r"\b((?:bearer|basic)\s+(?=[\w.~+/-]*\d)"
     r"|(?:[\w-]*api[-_ ]?key|access[-_ ]?token|client[-_ ]?secret|authorization|[?&]key)[\"']?\s*[:=]\s*[\"']?"
-    r"(?:(?:bearer|basic)\s+)?)(?=[\w.~+/-]*\d)[\w.~+/-]{8,}=*",
+    r"(?:(?:bearer|basic)\s+)?)[\w.~+/-]{8,}=*",
     re.IGNORECASE,
 )
 _known: set[str] = set()

@@ -45,8 +45,8 @@ def test_every_entry_is_dated_and_says_where_to_check_it_and_the_file_says_that_
     assert "TO BE CHECKED" in BUILT_IN.read_text()
 
 
-@pytest.mark.parametrize("endpoint", ["localhost:8000", "127.0.0.1:43211", "[::1]:8000", "192.168.1.7:8000"])
-def test_a_server_of_ones_own_costs_nothing(endpoint):
+@pytest.mark.parametrize("endpoint", ["localhost:8000", "127.0.0.1:43211", "[::1]:8000", "local", "192.168.1.7:8000"])
+def test_a_machine_of_ones_own_costs_nothing(endpoint):
     price = PriceTable().find("Qwen/Qwen3-VL-235B-A22B-Instruct", endpoint)
     assert price.of(Usage(10**9, 10**9, 10**6)) == 0
 
