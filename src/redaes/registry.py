@@ -240,9 +240,9 @@ def identity_of(kind: str, spec: PluginSpec, plugin: Any) -> dict[str, Any]:
     """
     name, settings = split_spec(spec)
     made = type(plugin)
-    declared = [e for entries in _entry_points(kind).values() for e in entries]
     value = f"{made.__module__}:{made.__qualname__}"
-    entry = next((e for e in declared if e.name == name), next((e for e in declared if e.value == value), None))
+    declared = (entry for entries in _entry_points(kind).values() for entry in entries)
+    entry = next((entry for entry in declared if entry.name == name or entry.value == value), None)
     version = _package(entry)[1] if entry else _version_of_module(made.__module__)
     return {"class": f"{made.__module__}.{made.__qualname__}", "settings": settings, "version": version}
 
