@@ -169,6 +169,7 @@ def fill(dataset: Path, role: str, model: str, count: int) -> None:
 def test_what_a_ledger_holds_is_taken_off(capsys, config, tmp_path):
     fill(tmp_path / "set", "score", "gpt-5", 40)
     full, rest = run(capsys, "--config", config), run(capsys, "--config", config, "--output", str(tmp_path / "set"))
+    assert rest == run(capsys, "--config", config, "--ledger", str(tmp_path / "set.ledger"))
     (row,) = [row for row in rest["rows"] if (row["role"], row["plugin"]) == ("score", "gpt-5")]
     assert (row["lazy"]["calls"], row["lazy"]["held"]) == (100, 40)
     (before,) = [row for row in full["rows"] if (row["role"], row["plugin"]) == ("score", "gpt-5")]

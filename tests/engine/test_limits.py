@@ -282,6 +282,7 @@ def test_a_stop_wakes_everybody_who_waits_at_once():
     gate.stop("a later reason")
     assert all_end(threads, 5)
     assert (flight.done, flight.stopped) == (2, 19)
+    assert gate.standing()[:2] == (0, 0)
     with pytest.raises(Stopped, match="the user is tired"):
         gate.enter(Request("a"))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ def estimate(
     config: str = "nano/data.yaml",
     set: list[str] | None = None,
     output: str = "",
+    ledger: str = "",
     rates: str = "",
     edit_success: float | None = None,
     agreement: float | None = None,
@@ -33,6 +35,7 @@ def estimate(
         config: YAML file, as for `redaes data build`.
         set: override any key of the config, as for `redaes data build`.
         output: the dataset to be built: what its ledger holds already is taken off.
+        ledger: folder of the answers that the build goes on with, if it is not beside the dataset.
         rates: a dataset, finished or not, whose rates and sizes of calls are to be expected instead of assumed ones.
         edit_success: share of edits that pass verification; default the paper's 0.637 (Tab. 8).
         agreement: share of edits on whose direction two judges agree; default the paper's 0.678 (Tab. 9).
@@ -50,7 +53,8 @@ def estimate(
     from redaes.registry import create
 
     loaded = load_config(resolve_config(config), set or [])
-    seen = _totals(rates) if rates else []
+    seen = _totals(_beside(rates), rates) if rates else []
+    book = Path(ledger) if ledger else _beside(output)
     given = {"edit_success": edit_success, "agreement": agreement, "settled": settled}
     chosen = {
         **(_measured_rates(Path(rates), seen) if rates else {}),
@@ -58,18 +62,25 @@ def estimate(
     }
     jobs = plan_jobs(create("sources", loaded.source).photographs(), loaded)
     talk = Talk(prompt_tokens, reply_tokens)
-    result = estimate_build(loaded, jobs, Rates(**chosen), talk, seen, _totals(output) if output else [])
+    result = estimate_build(
+        loaded, jobs, Rates(**chosen), talk, seen, _totals(book, output) if output or ledger else []
+    )
     if format == "json":
         print(json.dumps(dataclasses.asdict(result)))
         return
     _show(result, loaded.mode)
 
 
-def _totals(dataset: str) -> "list[Total]":
-    """What the ledger of a dataset has seen; nothing where there is none."""
+def _beside(dataset: str) -> Path:
+    """The folder of a dataset's ledger."""
+    path = Path(os.path.abspath(dataset))
+    return path.with_name(f"{path.name}.ledger")
+
+
+def _totals(folder: Path, dataset: str) -> "list[Total]":
+    """What a ledger has seen; nothing where there is none."""
     from redaes.engine.ledger import Ledger
 
-    folder = Path(dataset).with_name(f"{Path(dataset).name}.ledger")
     if not folder.is_dir():
         return []
     with Ledger.open_for_reading(folder, dataset) as ledger:

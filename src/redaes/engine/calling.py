@@ -273,17 +273,17 @@ class Calls:
 
     def snapshot(self) -> Snapshot:
         """How things stand."""
-        admission = self._gate.admission
+        standing = self._gate.standing()
         with self._lock:
             roles = {role: replace(figures) for role, figures in self._figures.items()}
         return Snapshot(
             seconds=self.clock() - self._began,
             roles=roles,
-            in_flight=admission.in_flight,
-            waiting=len(admission.waiting()),
-            spent=admission.spent / NANO,
+            in_flight=standing.in_flight,
+            waiting=standing.waiting,
+            spent=standing.spent / NANO,
             currency=self.prices.currency,
-            endpoints={name: endpoint.breaker.state() for name, endpoint in list(admission.endpoints.items()) if name},
+            endpoints=standing.endpoints,
         )
 
     def _end(self, key: str) -> None:
