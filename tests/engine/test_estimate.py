@@ -188,19 +188,30 @@ def test_sizes_and_rates_can_be_measured_on_another_dataset(capsys, config, tmp_
     (row,) = [row for row in estimate["rows"] if (row["role"], row["plugin"]) == ("score", "gpt-5")]
     assert row["measured"]
     assert row["lazy"]["input_tokens"] == 100 * 900
-    statistics = {
-        "funnel": {"pair_edits": 50, "pair_edits_verified": 40},
-        "judge_agreement": {"a | b": 0.7, "b | c": 0.8},
+    funnel = {
+        "pair_edits": 50,
+        "pair_edits_verified": 40,
+        "pair_edits_judged": 1000,
+        "pair_edits_unanimously_better": 512,
     }
     other.mkdir()
-    (other / "manifest.json").write_text(json.dumps({"schema_version": 1, "statistics": statistics}))
+    info = {"schema_version": 1, "statistics": {"funnel": funnel}, "config": {"judges": ["a", "b", "c"]}}
+    (other / "manifest.json").write_text(json.dumps(info))
+    measured = {"edit_success": 0.8, "better": pytest.approx(0.8), "settled": pytest.approx(0.2)}
+    assert run(capsys, "--config", config, "--rates", str(other))["rates"] == measured
     rates = run(capsys, "--config", config, "--rates", str(other), "--edit_success", "0.9")["rates"]
-    assert rates == {"edit_success": 0.9, "agreement": 0.75, "settled": pytest.approx(0.2)}
+    assert rates == {**measured, "edit_success": 0.9}
 
 
 @pytest.mark.parametrize(
     ("words", "problem"),
-    [(["--edit_success", "1.5"], "edit_success is 1.5"), (["--rates", "nowhere"], "nothing can be measured there")],
+    [
+        (["--edit_success", "1.5"], "edit_success is 1.5"),
+        (["--reply_tokens", "-1"], "an answer of -1"),
+        (["--agreement", "0.2"], "agreement is 0.2"),
+        (["--rates", "nowhere"], "nothing can be measured there"),
+        (["--ledger", "nowhere"], "no ledger in nowhere"),
+    ],
 )
 def test_what_cannot_be_is_refused_in_one_line(capsys, config, words, problem):
     assert main(["data", "estimate", "--config", config, *words]) == 2

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from redaes.engine.expectation import Rates, group_questions, pair_questions
+from redaes.engine.expectation import Rates, better_from, group_questions, pair_questions
 from redaes.errors import UserError
 
 PAPER = Rates()
@@ -85,7 +85,7 @@ def mean(weighted):
 
 @pytest.mark.parametrize(
     ("editors", "judges", "min_passing", "rates"),
-    [(5, 2, 4, PAPER), (3, 3, 2, PAPER), (3, 3, 3, Rates(0.9, 0.5)), (4, 1, 1, Rates(0.2, 0.8)), (1, 3, 1, PAPER)],
+    [(5, 2, 4, PAPER), (3, 3, 2, PAPER), (3, 3, 3, Rates(0.9, 0.5)), (4, 1, 1, Rates(0.2, 0.3)), (1, 3, 1, PAPER)],
 )
 def test_the_lazy_walk_for_a_pair(editors, judges, min_passing, rates):
     everything = worlds(editors, judges, rates.edit_success, rates.better)
@@ -112,9 +112,14 @@ def test_a_verifier_that_settles_an_edit_alone_saves_the_others_questions_where_
     assert lazy.verifies == (lazy.edits, lazy.edits / 2, lazy.edits / 2)
 
 
-@pytest.mark.parametrize(
-    "rates", [{"edit_success": 1.2}, {"agreement": 0.49}, {"settled": -0.1}, {"agreement": float("nan")}]
-)
+@pytest.mark.parametrize("rates", [{"edit_success": 1.2}, {"better": -0.1}, {"settled": float("nan")}])
 def test_shares_out_of_range_are_refused(rates):
     with pytest.raises(UserError, match=next(iter(rates))):
         Rates(**rates)
+
+
+def test_judges_who_agree_less_than_by_chance_are_refused():
+    assert better_from(0.5) == 0.5
+    assert Rates(better=better_from(0.9)).agreement == pytest.approx(0.9)
+    with pytest.raises(UserError, match=r"agreement is 0.49.*between 0.5 and 1"):
+        better_from(0.49)

@@ -47,48 +47,45 @@ def estimate(
     from redaes.engine.config import load_config
     from redaes.engine.estimate import Talk
     from redaes.engine.estimate import estimate as estimate_build
-    from redaes.engine.expectation import Rates
+    from redaes.engine.expectation import Rates, better_from
     from redaes.engine.plan import plan_jobs
     from redaes.presets import resolve_config
     from redaes.registry import create
 
     loaded = load_config(resolve_config(config), set or [])
-    seen = _totals(_beside(rates), rates) if rates else []
-    book = Path(ledger) if ledger else _beside(output)
-    given = {"edit_success": edit_success, "agreement": agreement, "settled": settled}
-    chosen = {
-        **(_measured_rates(Path(rates), seen) if rates else {}),
-        **{k: v for k, v in given.items() if v is not None},
-    }
+    seen = _seen(rates) if rates else []
+    measured = _measured_rates(Path(rates), seen) if rates else {}
+    better = None if agreement is None else better_from(agreement)
+    given = {"edit_success": edit_success, "better": better, "settled": settled}
+    chosen = Rates(**{**measured, **{name: value for name, value in given.items() if value is not None}})
     jobs = plan_jobs(create("sources", loaded.source).photographs(), loaded)
-    talk = Talk(prompt_tokens, reply_tokens)
-    result = estimate_build(
-        loaded, jobs, Rates(**chosen), talk, seen, _totals(book, output) if output or ledger else []
-    )
+    held = _totals(Path(ledger), output) if ledger else _seen(output) if output else []
+    result = estimate_build(loaded, jobs, chosen, Talk(prompt_tokens, reply_tokens), seen, held)
     if format == "json":
         print(json.dumps(dataclasses.asdict(result)))
         return
     _show(result, loaded.mode)
 
 
-def _beside(dataset: str) -> Path:
-    """The folder of a dataset's ledger."""
+def _seen(dataset: str) -> "list[Total]":
+    """What the ledger beside a dataset has seen; nothing where there is none."""
     path = Path(os.path.abspath(dataset))
-    return path.with_name(f"{path.name}.ledger")
+    folder = path.with_name(f"{path.name}.ledger")
+    return _totals(folder, dataset) if folder.is_dir() else []
 
 
 def _totals(folder: Path, dataset: str) -> "list[Total]":
-    """What a ledger has seen; nothing where there is none."""
+    """What a ledger has seen."""
     from redaes.engine.ledger import Ledger
 
-    if not folder.is_dir():
-        return []
     with Ledger.open_for_reading(folder, dataset) as ledger:
         return ledger.totals()
 
 
 def _measured_rates(dataset: Path, seen: "list[Total]") -> dict[str, float]:
-    """The rates that a dataset met, as far as it says.
+    """The rates that a dataset met, as far as it says, lazy or eager.
+
+    Each is a ratio of sums over all sources, which early stops leave unbiased where sources are many.
 
     Raises:
         UserError: neither a dataset nor a ledger there.
@@ -100,13 +97,13 @@ def _measured_rates(dataset: Path, seen: "list[Total]") -> dict[str, float]:
     if len(verifies) > 1 and max(verifies):
         found["settled"] = 1 - min(verifies) / max(verifies)
     if (dataset / "manifest.json").is_file():
-        statistics = Manifest(dataset).info["statistics"]
-        edits = statistics["funnel"]["pair_edits"]
-        pairwise = list(statistics["judge_agreement"].values())
-        if edits:
-            found["edit_success"] = statistics["funnel"]["pair_edits_verified"] / edits
-        if pairwise:
-            found["agreement"] = max(0.5, sum(pairwise) / len(pairwise))
+        info = Manifest(dataset).info
+        funnel, judges = info["statistics"]["funnel"], len(info["config"]["judges"])
+        if funnel["pair_edits"]:
+            found["edit_success"] = funnel["pair_edits_verified"] / funnel["pair_edits"]
+        if funnel["pair_edits_judged"]:
+            # Of judges as independent as the estimate assumes, so many would be unanimous.
+            found["better"] = (funnel["pair_edits_unanimously_better"] / funnel["pair_edits_judged"]) ** (1 / judges)
     elif not seen:
         raise UserError(f"{dataset} is no dataset and has no ledger; nothing can be measured there")
     return found
@@ -121,7 +118,9 @@ def _show(result: "Estimate", mode: str) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
     rates = result.rates
     console.print(f"{result.sources:,} sources, {result.pairs:,} for a pair, {result.groups:,} for a group")
-    console.print(f"{rates.edit_success:.1%} of edits pass, two judges agree on {rates.agreement:.1%}; config: {mode}")
+    console.print(
+        f"{rates.edit_success:.1%} of edits pass, two judges agree on {rates.agreement:.1%}; the config is {mode}"
+    )
     console.print(_table(result))
     if result.eager.calls:
         saved = 1 - result.lazy.calls / result.eager.calls

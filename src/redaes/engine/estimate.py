@@ -17,6 +17,7 @@ from redaes.engine.expectation import Questions, Rates, group_questions, pair_qu
 from redaes.engine.plan import Job
 from redaes.engine.prices import FREE, Price, PriceTable
 from redaes.engine.stages import Crew
+from redaes.errors import UserError
 
 # Images in a question.
 _IMAGES: dict[Role, int] = {"score": 1, "instruct": 1, "diversify": 1, "edit": 1, "verify": 2, "compare": 2}
@@ -30,11 +31,18 @@ class Talk:
         prompt: tokens of a question beside its images.
         reply: tokens of an answer, hidden reasoning included.
         image: tokens of an image of a model whose rule is not in the price table.
+
+    Raises:
+        UserError: fewer than none.
     """
 
     prompt: int = 700
     reply: int = 300
     image: int = 1000
+
+    def __post_init__(self) -> None:
+        if min(self.prompt, self.reply, self.image) < 0:
+            raise UserError(f"a call of {self.prompt} tokens and an answer of {self.reply} cannot be; give 0 or more")
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,27 @@ from typing import NamedTuple
 from redaes.errors import UserError
 
 
+def better_from(agreement: float) -> float:
+    """How often a judge says "better", from how often two agree: the larger of the two solutions.
+
+    Args:
+        agreement: in [0.5, 1]; independent judges agree on at least half.
+
+    Raises:
+        UserError: out of range.
+    """
+    if not 0.5 <= agreement <= 1:
+        raise UserError(f"agreement is {agreement}; it is a share between 0.5 and 1")
+    return (1 + sqrt(2 * agreement - 1)) / 2
+
+
 @dataclass(frozen=True)
 class Rates:
     """What a build meets.
 
     Attributes:
         edit_success: share of edits that the verifiers let pass.
-        agreement: share of edits on whose direction two judges agree; in [0.5, 1].
+        better: share of edits that passed of which a judge says that they are better than their source.
         settled: share of edits that a verifier's low value has failed before the next one is asked (lazy).
 
     Raises:
@@ -27,19 +41,19 @@ class Rates:
     """
 
     edit_success: float = 0.637
-    agreement: float = 0.678
+    better: float = better_from(0.678)
     settled: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, low in (("edit_success", 0.0), ("agreement", 0.5), ("settled", 0.0)):
+        for name in ("edit_success", "better", "settled"):
             value = getattr(self, name)
-            if not low <= value <= 1:
-                raise UserError(f"{name} is {value}; it is a share between {low:g} and 1")
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} is {value}; it is a share between 0 and 1")
 
     @property
-    def better(self) -> float:
-        """How often a judge says that an edit is better: the larger of the two solutions."""
-        return (1 + sqrt(2 * self.agreement - 1)) / 2
+    def agreement(self) -> float:
+        """How often two judges say the same."""
+        return self.better**2 + (1 - self.better) ** 2
 
 
 class Questions(NamedTuple):
