@@ -307,9 +307,9 @@ class Silent(Judge):
 
 
 def test_without_a_budget_a_model_without_a_price_is_asked_with_one_warning(ledger, caplog):
-    calls = Calls(ledger, flow())
+    calls, judge = Calls(ledger, flow()), Judge()
     for shade in range(3):
-        ask(calls, Judge(), shade=shade)
+        ask(calls, judge, shade=shade)
     assert caplog.text.count("no price is known of 'judge-1'") == 1
 
 
