@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,10 +78,10 @@ class ObjectStore:
         """
         picture = image if isinstance(image, Picture) else Picture.of(image)
         path = self.path(picture.sha)
-        if self.get(picture.sha) is not None:
-            return picture.sha
         try:
-            self._write(picture, path)
+            if self.get(picture.sha) is None:
+                self._write(picture, path)
+            sync_folder(path.parent)  # also where another thread has just given the file its name
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         return picture.sha
@@ -101,9 +102,9 @@ class ObjectStore:
             cause = error.reason
         if not cause:
             return image
-        aside = path.with_suffix(".damaged")
-        log.warning("%s is damaged (%s); set aside as %s", path, cause, aside.name)
-        path.replace(aside)
+        log.warning("%s is damaged (%s); it counts as missing", path, cause)
+        with suppress(OSError):  # another thread was first, or nothing can be written here
+            path.replace(path.with_suffix(".damaged"))
         return None
 
     def remove_unfinished(self) -> None:
@@ -127,4 +128,3 @@ class ObjectStore:
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
