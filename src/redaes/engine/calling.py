@@ -145,7 +145,8 @@ class Calls:
         Raises:
             UserError: there is a budget, and nobody knows what its calls cost; or a call is larger than its limit.
         """
-        self._enlisted[id(plugin)] = (plugin, identity_of(kind, spec, plugin))
+        known = {} if hasattr(plugin, "identity") else identity_of(kind, spec, plugin)
+        self._enlisted[id(plugin)] = (plugin, known)
         for role in roles:
             self._line(role, plugin)
 
@@ -258,7 +259,8 @@ class Calls:
             try:
                 value = load(json.loads(found.result))
             except Lost as error:
-                log.warning("%s is asked again for %s: %s", question.line.label, question.source, error)
+                level = logging.WARNING if question.line.endpoint else logging.DEBUG
+                log.log(level, "%s is asked again for %s: %s", question.line.label, question.source, error)
             else:
                 self._tally.add(question.line.role, from_ledger=1)
                 return value
@@ -345,7 +347,7 @@ class Calls:
         result: str | None = None,
         error: str = "",
     ) -> None:
-        """Put it into the ledger; it is durable when this returns."""
+        """Put it into the ledger; if it came from an endpoint it is durable when this returns."""
         line, usage = question.line, tried.receipt.usage
         cost = math.ceil(line.price.of(usage) * NANO) / NANO
         record = CallRecord(
@@ -371,7 +373,8 @@ class Calls:
             error=error,
             at=tried.at,
         )
-        self.ledger.put(record)
+        # What no endpoint answered was computed here, and can be computed again for nothing.
+        self.ledger.put(record, wait=bool(line.endpoint))
         self._tally.add(
             line.role,
             answered=status == "ok",
