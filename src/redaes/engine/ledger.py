@@ -33,7 +33,7 @@ from redaes.engine.database import CALL_COLUMNS, FORGOTTEN, Database, Entry, Tot
 from redaes.engine.locks import Lock
 from redaes.engine.objects import ObjectStore
 from redaes.engine.recovery import catch_up, catch_up_in_parts, repair_command
-from redaes.engine.segments import Segments, seal, sync_folder
+from redaes.engine.segments import Segments, seal, sync
 from redaes.errors import UserError
 
 BATCH = 1024
@@ -119,7 +119,7 @@ class Ledger:
         self._checked = False
         self._failure: BaseException | None = None
         self._handing = threading.Lock()
-        self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
+        self._handed: queue.Queue[_Handed | None] = queue.Queue(4 * BATCH)
         self._writer: threading.Thread | None = None
         with self._explaining():
             self._writing = Database(self._path, "write") if writing else None
@@ -147,7 +147,7 @@ class Ledger:
             for part in (folder, folder / "segments", folder / "objects"):
                 if not part.is_dir():
                     part.mkdir(parents=True, exist_ok=True)
-                    sync_folder(part.parent)
+                    sync(part.parent)
         except OSError as error:
             raise UserError(f"cannot write the ledger {folder}: {error.strerror or error}") from error
         held = Lock.take(folder / "ledger.lock", f"the build of {name or folder}") if lock else None
@@ -215,14 +215,18 @@ class Ledger:
         latest = (answers or rows)[-1:]
         return _record(latest[0]) if latest and latest[0]["status"] != FORGOTTEN else None
 
-    def put(self, record: CallRecord) -> None:
+    def put(self, record: CallRecord, wait: bool = True) -> None:
         """Keep one attempt. It is durable when this returns.
+
+        Args:
+            record: of the attempt.
+            wait: False for what costs nothing to do again: it is durable as soon as anything that is put later is.
 
         Raises:
             UserError: it could not be written; nothing more can be put until the ledger is opened again.
             ValueError: a number in it is not finite, or beyond `LARGEST`.
         """
-        self.put_many([record])
+        self._put([_call_fields(record)], wait)
 
     def put_many(self, records: Iterable[CallRecord]) -> None:
         """Keep many attempts, such as those of another ledger, in few commits. All are durable when this returns.
@@ -317,8 +321,8 @@ class Ledger:
                 file = error.filename or self._segments.folder
                 raise UserError(f"cannot read or write {file}: {error.strerror or error}") from error
 
-    def _put(self, entries: list[dict[str, Any]]) -> None:
-        """Hand entries to the writer and wait for their commit."""
+    def _put(self, entries: list[dict[str, Any]], wait: bool = True) -> None:
+        """Hand entries to the writer and, unless told otherwise, wait for their commit."""
         handed = []
         for entry in entries:
             line, digest = seal(entry)
@@ -328,7 +332,7 @@ class Ledger:
                 raise ValueError("the ledger is not open for writing")
             for one in handed:
                 self._handed.put(one)
-        for one in handed:
+        for one in handed if wait else ():
             failure = one.outcome.result()
             if isinstance(failure, UserError):
                 raise UserError(str(failure)) from failure  # an exception of its own for every thread

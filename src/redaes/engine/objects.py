@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from redaes.data.images import ImageError, open_image
-from redaes.engine.segments import sync_folder
+from redaes.engine.segments import sync
 from redaes.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,8 +67,12 @@ class ObjectStore:
             raise ValueError(f"{sha!r} is not the name of an object; it has 64 hexadecimal digits")
         return self.folder / sha[:2] / f"{sha}.png"
 
-    def put(self, image: "Image | Picture") -> str:
+    def put(self, image: "Image | Picture", durable: bool = True) -> str:
         """Keep an image; it is on the disk, under its name, when this returns.
+
+        Args:
+            image: RGB, or of a mode to be made RGB.
+            durable: False for what costs nothing to make again: a power cut may lose or damage it, which `get` notices.
 
         Returns:
             Its hash.
@@ -80,8 +84,11 @@ class ObjectStore:
         path = self.path(picture.sha)
         try:
             if self.get(picture.sha) is None:
-                self._write(picture, path)
-            sync_folder(path.parent)  # also where another thread has just given the file its name
+                self._write(picture, path, durable)
+            elif durable:
+                sync(path)  # it may have come in a hurry
+            if durable:
+                sync(path.parent)  # also where another thread has just given the file its name
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         return picture.sha
@@ -112,18 +119,19 @@ class ObjectStore:
         for path in self._unfinished.glob("*.png"):
             path.unlink()
 
-    def _write(self, picture: Picture, path: Path) -> None:
+    def _write(self, picture: Picture, path: Path, durable: bool) -> None:
         for folder in (self._unfinished, path.parent):
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-                sync_folder(self.folder)
-                sync_folder(self.folder.parent)
+                sync(self.folder)
+                sync(self.folder.parent)
         unfinished = self._unfinished / f"{picture.sha}.{os.getpid()}.{threading.get_ident()}.png"
         try:
             with unfinished.open("wb") as file:
                 picture.image.save(file, "PNG", compress_level=4)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             unfinished.replace(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
