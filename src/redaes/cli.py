@@ -35,6 +35,9 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("redaes.commands.fit:predict", "one pass over the data to predict"),
     "data build": Command("redaes.commands.data:build", "build a dataset of pairs, groups and scores from photographs"),
     "data status": Command("redaes.commands.data:status", "what a dataset holds and how judges and editors did"),
+    "data estimate": Command(
+        "redaes.commands.estimate:estimate", "calls, tokens and cost of a build before it is made"
+    ),
     "data repair": Command("redaes.commands.data:repair", "make the database of a damaged ledger anew"),
     "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
