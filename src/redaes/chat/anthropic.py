@@ -63,6 +63,8 @@ class Anthropic(RemoteChat[AnthropicDialect]):
         UserError: an address or a setting that cannot be.
     """
 
+    sdk = "anthropic"
+
     def __init__(
         self,
         model: str,
@@ -92,11 +94,6 @@ class Anthropic(RemoteChat[AnthropicDialect]):
         from anthropic import Anthropic as Client
 
         return Client(api_key=key or "none", base_url=self.base_url, max_retries=0, http_client=http)
-
-    def _api_error(self) -> type[Exception]:
-        from anthropic import APIError
-
-        return APIError
 
     def _send(self, client: Any, turns: Sequence[Turn], form: type[BaseModel], dialect: AnthropicDialect) -> bytes:
         from anthropic import transform_schema

@@ -104,6 +104,8 @@ class OpenAICompatible(RemoteChat[OpenAIDialect]):
         UserError: an address or a setting that cannot be.
     """
 
+    sdk = "openai"
+
     def __init__(
         self,
         model: str,
@@ -147,11 +149,6 @@ class OpenAICompatible(RemoteChat[OpenAIDialect]):
         from openai import OpenAI
 
         return OpenAI(api_key=key or "none", base_url=self.base_url, max_retries=0, http_client=http)
-
-    def _api_error(self) -> type[Exception]:
-        from openai import APIError
-
-        return APIError
 
     def _send(self, client: Any, turns: Sequence[Turn], form: type[BaseModel], dialect: OpenAIDialect) -> bytes:
         request: dict[str, Any] = {dialect.limit: self.max_tokens}

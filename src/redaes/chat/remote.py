@@ -8,7 +8,9 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Protocol, Self, TypeVar
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -66,6 +68,9 @@ class RemoteChat(ABC, Generic[D]):
         dialect: what is tried first.
     """
 
+    sdk: ClassVar[str]
+    """The package of the vendor's SDK."""
+
     def __init__(
         self,
         model: str,
@@ -81,6 +86,8 @@ class RemoteChat(ABC, Generic[D]):
     ) -> None:
         from redaes.chat.http import endpoint_of
 
+        if find_spec(self.sdk) is None:
+            raise ModuleNotFoundError(f"No module named {self.sdk!r}", name=self.sdk)
         if max_tokens < 1 or timeout <= 0:
             raise UserError(f"max_tokens is {max_tokens} and timeout is {timeout}; both must be above 0")
         self.model = model
@@ -120,7 +127,7 @@ class RemoteChat(ABC, Generic[D]):
             dialect = self._dialect
             try:
                 return self._reply(self._send(client, turns, form, dialect))
-            except (self._api_error(), httpx2.HTTPError, AnswerTooLarge) as error:
+            except (import_module(self.sdk).APIError, httpx2.HTTPError, AnswerTooLarge) as error:
                 problem = failure(error, self.endpoint, self.model, self._key)
                 weaker = dialect.without(_refusal(error))
             if weaker is None:
@@ -142,10 +149,6 @@ class RemoteChat(ABC, Generic[D]):
     @abstractmethod
     def _open(self, key: str, http: Any) -> Any:
         """The SDK's client, without retries of its own."""
-
-    @abstractmethod
-    def _api_error(self) -> type[Exception]:
-        """The base of the SDK's errors."""
 
     @abstractmethod
     def _send(self, client: Any, turns: Sequence[Turn], form: type[BaseModel], dialect: D) -> bytes:
