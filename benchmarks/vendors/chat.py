@@ -72,7 +72,8 @@ def router(vendors: Vendors) -> APIRouter:
                 _check_openai(body, vendors)
                 question, sizes = _question(body, _openai_part)
             except Refused as refusal:
-                return _openai_error(refusal.status, refusal.message, refusal.param, refusal.code)
+                said = refusal.message + (f" Your key: {_bearer(request)}" if vendors.echo else "")
+                return _openai_error(refusal.status, said, refusal.param, refusal.code)
             return await _respond(vendors, question, sizes, _openai_answer, _openai_error)
 
     @routes.post("/v1/messages")
@@ -84,7 +85,8 @@ def router(vendors: Vendors) -> APIRouter:
                 _check_anthropic(body, request.headers.get("anthropic-version"))
                 question, sizes = _question(body, _anthropic_part)
             except Refused as refusal:
-                return _anthropic_error(refusal.status, refusal.message)
+                said = refusal.message + (f" Your key: {_bearer(request)}" if vendors.echo else "")
+                return _anthropic_error(refusal.status, said)
             return await _respond(vendors, question, sizes, _anthropic_answer, _anthropic_error)
 
     return routes

@@ -119,6 +119,31 @@ def test_no_key_is_said_when_it_is_needed_and_not_before(vendor, address, photo,
 
 
 @each_vendor
+def test_an_address_may_come_from_the_environment(vendor, address, photo, monkeypatch):
+    suffix = "/v1" if vendor == "openai_compatible" else ""
+    asked = create("judges", {"class_path": vendor, "model": "m", "base_url": "$AN_ADDRESS", "key_variable": ""})
+    assert asked.endpoint == "AN_ADDRESS"
+    with pytest.raises(UserError, match="AN_ADDRESS"):
+        asked.score(photo)
+    monkeypatch.setenv("AN_ADDRESS", address + suffix)
+    assert 0 <= asked.score(photo).value <= 10
+
+
+@each_vendor
+def test_neither_errors_nor_debug_logs_show_a_key(vendor, address, vendors, photo, monkeypatch, caplog):
+    """The server repeats the key in an error whose words are shown."""
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("A_KEY", KEY)
+    asked = judge(vendor, address, model="missing-model", key_variable="A_KEY")
+    vendors.echo = True
+    with pytest.raises(UserError, match=r"\*\*\*") as caught:
+        asked.score(photo)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    assert caplog.records
+    assert KEY not in caplog.text
+
+
+@each_vendor
 def test_a_model_that_is_not_there_stops_the_build(vendor, address, photo):
     with pytest.raises(UserError, match="missing-model"):
         judge(vendor, address, model="missing-model").score(photo)

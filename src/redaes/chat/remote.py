@@ -57,9 +57,9 @@ class RemoteChat(ABC, Generic[D]):
 
     Args:
         model: as the server names it.
-        base_url: of the server.
+        base_url: of the server; `$NAME` takes it from an environment variable, and keeps it out of the dataset.
         key_variable: environment variable that holds the key; empty: the server wants none.
-        endpoint: name that limits are set for; None: the address's host and port.
+        endpoint: name that limits are set for; None: the address's host and port, or the variable's name.
         max_tokens: of one answer, thinking included.
         parameters: more that is sent with each request as it stands, such as `{reasoning_effort: low}`.
         timeout: seconds to wait for an answer.
@@ -138,16 +138,17 @@ class RemoteChat(ABC, Generic[D]):
 
     def _connected(self) -> Any:
         """The client, made when it is first needed."""
-        from redaes.chat.http import LARGEST_ANSWER, BoundedClient, key_from
+        from redaes.chat.http import LARGEST_ANSWER, BoundedClient, address_from, key_from
 
         with self._opening:
             if self._client is None:
-                self._key = key_from(self.key_variable)
-                self._client = self._open(self._key, BoundedClient(self.timeout, LARGEST_ANSWER))
+                self._key, address = key_from(self.key_variable), address_from(self.base_url)
+                http = BoundedClient(self.timeout, LARGEST_ANSWER)
+                self._client = self._open(address, self._key, http)
         return self._client
 
     @abstractmethod
-    def _open(self, key: str, http: Any) -> Any:
+    def _open(self, address: str, key: str, http: Any) -> Any:
         """The SDK's client, without retries of its own."""
 
     @abstractmethod
