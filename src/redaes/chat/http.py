@@ -135,24 +135,26 @@ def failure(error: Exception, endpoint: str, model: str, key: str) -> CallError 
             return UnusableAnswer(f"{endpoint}: the answer is too large")
         cause = error.__cause__ or error
         return Transient(f"{endpoint}: {type(cause).__name__}: {_line(str(cause), key)}")
-    said = f"{endpoint} answers {status}: {_line(_message(error), key)}"
+    said = f"{endpoint} answers {status}: {_line(words_of(error), key)}"
     if status in (401, 403):
         return UserError(f"{endpoint} refuses the key for model {model!r} ({status})")
     if status == 404 or status < 400:
         return UserError(f"{said}; check model {model!r} and base_url")
-    if status == 402 or (status == 429 and "insufficient_quota" in _message(error)):
+    if status == 402 or (status == 429 and "insufficient_quota" in words_of(error)):
         return UserError(f"{said}; the account has nothing left")
     if status in (408, 409, 425, 429) or status >= 500:
         return Transient(said, retry_after=_retry_after(error))
     return Declined(said)
 
 
-def _message(error: Any) -> str:
+def words_of(error: Any) -> str:
+    """What the server said, in the form of OpenAI, of Anthropic, of FastAPI, or else as the SDK puts it."""
     body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, dict) else None
-    if not isinstance(inner, dict) or "message" not in inner:
-        return str(error)
-    return " ".join(str(part) for part in (inner["message"], inner.get("code")) if part)
+    said = body.get("error", body) if isinstance(body, dict) else None
+    if isinstance(said, dict):
+        parts = [str(said[name]) for name in ("message", "detail", "param", "code") if said.get(name)]
+        return " ".join(parts) or str(error)
+    return said if isinstance(said, str) else str(error)
 
 
 def _line(text: str, key: str) -> str:

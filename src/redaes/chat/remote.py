@@ -168,4 +168,6 @@ def _refusal(error: Any) -> str:
     """What a refused request is blamed on: the parameter's name if given, and the words. Empty for other errors."""
     if getattr(error, "status_code", None) not in (400, 422):
         return ""
-    return f"{getattr(error, 'param', None) or ''}\n{error}"
+    from redaes.chat.http import words_of
+
+    return f"{getattr(error, 'param', None) or ''}\n{words_of(error)}"
