@@ -49,7 +49,7 @@ def test_questions_of_several_threads_are_answered_together_and_as_if_alone(chec
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    assert _worker(together._settings).sizes == [4]
+    assert _worker(together._settings).sizes == {4: 1}
     alone = Local(checkpoint, dtype="float32", batch=1, max_tokens=MOST)
     assert found == [said(alone, *question) for question in questions]
     assert len({reply for reply, _ in found}) > 1  # the model sees the pictures or reads the words

@@ -10,6 +10,7 @@ import hashlib
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cache
@@ -168,8 +169,8 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.sizes: list[int] = []
-        """How many questions each batch had, for those who want to know whether batching pays."""
+        self.sizes: Counter[int] = Counter()
+        """How many batches there were of each size."""
         self._waiting: queue.Queue[tuple[list[Turn], Future[Spoken]]] = queue.Queue()
         threading.Thread(target=self._work, name=f"model {settings.model}", daemon=True).start()
 
@@ -183,7 +184,7 @@ class Worker:
         model: LocalModel | None = None
         while True:
             gathered = self._gather()
-            self.sizes.append(len(gathered))
+            self.sizes[len(gathered)] += 1
             try:
                 model = model or LocalModel(self.settings)
                 for (_, future), said in zip(gathered, model.generate([t for t, _ in gathered]), strict=True):
