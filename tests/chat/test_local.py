@@ -101,6 +101,16 @@ def test_a_batch_too_large_for_memory_is_halved(llava, photo):
         model.generate(turns)
 
 
+def test_weights_may_be_kept_in_four_bits(photo):
+    pytest.importorskip("bitsandbytes")
+    model = LocalModel(Local(str(shipped_nano()), quantization="4bit", device="cpu", max_tokens=4)._settings)
+    kinds = {type(module).__name__ for name, module in model.model.named_modules() if name.endswith("q_proj")}
+    assert kinds == {"Linear4bit"}
+    (spoken,) = model.generate([[Turn("user", (photo, "Judge."))]])
+    assert spoken.written <= 4
+    assert spoken.text
+
+
 def test_words_cannot_pass_for_the_marks_between_turns(checkpoint, photo):
     chat = Local(checkpoint, max_tokens=MOST)
     with pytest.raises(Declined, match="special token"):

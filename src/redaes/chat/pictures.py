@@ -64,4 +64,5 @@ class Preparation:
 
     def identity(self) -> dict[str, Any]:
         """What answers depend on."""
-        return {"longer_side": self.longer_side, "format": self.picture_format, "quality": JPEG_QUALITY}
+        quality = f" {JPEG_QUALITY}" if self.picture_format == "jpeg" else ""
+        return {"longer_side": self.longer_side, "format": self.picture_format + quality}
