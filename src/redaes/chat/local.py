@@ -102,7 +102,7 @@ class Local:
         self.model = Path(model).name if weights else model
         self.max_tokens = max_tokens
         self.preparation = Preparation(longer_side, "png")  # pixels go in as they are, as from a file without loss
-        self._settings = Settings(
+        self.settings = Settings(
             model,
             revision,
             dtype,
@@ -124,7 +124,7 @@ class Local:
 
     def ask(self, turns: Sequence[Turn], form: type[BaseModel]) -> str:
         """See `redaes.chat.Chat.ask`; the form is asked for in words alone."""
-        said = _worker(self._settings).answer([self._prepared(turn) for turn in turns])
+        said = worker_of(self.settings).answer([self._prepared(turn) for turn in turns])
         note(clean(said.text), model=self.model, input_tokens=said.read, output_tokens=said.written)
         if not said.ended:
             raise UnusableAnswer(f"{self.model} was cut off after {self.max_tokens} tokens")
@@ -158,7 +158,7 @@ def _shared(settings: Settings) -> "Worker":
 _making = threading.Lock()
 
 
-def _worker(settings: Settings) -> "Worker":
+def worker_of(settings: Settings) -> "Worker":
     """The one worker of these settings in this process."""
     with _making:
         return _shared(settings)
