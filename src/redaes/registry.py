@@ -39,7 +39,14 @@ PROTOCOLS: dict[str, str] = {
 KINDS = tuple(PROTOCOLS)
 
 # The optional dependency a missing module belongs to.
-EXTRAS = {"skimage": "nano", "openai": "data", "anthropic": "data", "diffusers": "editors", "wandb": "wandb"}
+EXTRAS = {
+    "skimage": "nano",
+    "openai": "data",
+    "anthropic": "data",
+    "httpx2": "data",
+    "diffusers": "editors",
+    "wandb": "wandb",
+}
 
 DISABLE = "REDAES_DISABLE_PLUGINS"
 
