@@ -34,7 +34,15 @@ PROTOCOLS: dict[str, str] = {
 KINDS = tuple(PROTOCOLS)
 
 # The optional dependency a missing module belongs to.
-EXTRAS = {"skimage": "nano", "openai": "data", "anthropic": "data", "diffusers": "editors", "wandb": "wandb"}
+EXTRAS = {
+    "skimage": "nano",
+    "openai": "data",
+    "anthropic": "data",
+    "pyarrow": "data",
+    "imagehash": "data",
+    "diffusers": "editors",
+    "wandb": "wandb",
+}
 
 DISABLE = "REDAES_DISABLE_PLUGINS"
 
@@ -152,6 +160,18 @@ def _cause(error: BaseException) -> str:
     text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return f"{text}; pip install 'redaes[{EXTRAS[missing]}]'" if missing in EXTRAS else text
+
+
+def optional(module: str) -> Any:
+    """A module of an optional dependency.
+
+    Raises:
+        UserError: it is not installed; the message names the extra that brings it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{module} is needed and cannot be imported: {_cause(error)}") from error
 
 
 def protocol(kind: str) -> type[Any]:
