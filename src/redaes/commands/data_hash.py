@@ -9,7 +9,11 @@ from redaes.errors import UserError
 
 
 def hash_(
-    folders: list[str], output: str, source: str = "folder", workers: int | None = None, overwrite: bool = False
+    folders: list[str],
+    output: str = "hashes.csv",
+    source: str = "folder",
+    workers: int | None = None,
+    overwrite: bool = False,
 ) -> int:
     """List images with their exact and perceptual hashes, such as those of benchmarks that must not be trained on.
 
