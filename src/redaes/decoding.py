@@ -67,7 +67,7 @@ def decode_image(
 def _decode(file: Path | BytesIO, max_pixels: int, max_side: int | None, formats: Sequence[str] | None) -> "Image":
     from PIL import Image
 
-    with Image.open(file, formats=formats) as opened:
+    with Image.open(file, formats=None if formats is None else list(formats)) as opened:
         width, height = opened.size
         if width * height > max_pixels:
             limit = f"the limit of {max_pixels / 1e6:.3g} megapixels"
