@@ -149,3 +149,9 @@ def test_splitting_does_not_change_the_configuration() -> None:
     spec = {"class_path": "rrc", "init_args": {"tau": 1.0}, "tau": 0.25}
     split_spec(spec)
     assert spec == {"class_path": "rrc", "init_args": {"tau": 1.0}, "tau": 0.25}
+
+
+def test_a_missing_optional_dependency_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UserError, match=r"pyarrow.parquet is needed .*pip install 'redaes\[data\]'"):
+        create("sources", {"class_path": "parquet", "init_args": {"root": "."}})

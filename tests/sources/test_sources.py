@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -179,6 +180,31 @@ def test_rows_in_any_order_from_any_row_group_are_the_right_ones(tmp_path):
     source = ParquetPhotos(str(tmp_path))
     for row in [*range(100), *np.random.default_rng(0).permutation(100).tolist()]:
         assert source.read(f"a.parquet/{row}") == values[row]
+
+
+def test_several_threads_read_the_right_rows(tmp_path):
+    values = [encoded(photo(i, (16, 16))) for i in range(200)]
+    pq.write_table(pa.table({"image": values, "id": [f"n{i}" for i in range(200)]}), tmp_path / "a.parquet")
+    source = ParquetPhotos(str(tmp_path), id="id")
+    order = np.random.default_rng(0).permutation(400) % 200
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(source.read, [f"n{i}" for i in order])) == [values[i] for i in order]
+
+
+def test_a_damaged_page_costs_its_own_rows_only(tmp_path):
+    values = [np.random.default_rng(i).bytes(3000) for i in range(64)]
+    pages = {"use_dictionary": False, "write_batch_size": 16, "data_page_size": 1000, "compression": "gzip"}
+    pq.write_table(pa.table({"image": values}), tmp_path / "a.parquet", row_group_size=32, **pages)
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[60_000:70_000] = bytes(10_000)  # in the second page of the first row group
+    (tmp_path / "a.parquet").write_bytes(data)
+    source = ParquetPhotos(str(tmp_path))
+    assert source.read("a.parquet/3") == values[3]
+    for _ in range(2):
+        with pytest.raises(ImageError, match="cannot be read"):
+            source.read("a.parquet/20")
+    assert source.read("a.parquet/3") == values[3]
+    assert source.read("a.parquet/63") == values[63]
 
 
 def test_a_row_is_read_without_its_shard(tmp_path):
@@ -359,6 +385,16 @@ def test_open_images_are_joined_with_their_rows_and_what_has_no_partner_is_count
     assert same(source.open("sub/a.jpg"), Image.open(images / "sub" / "a.jpg"))
     with pytest.raises(UserError, match="outside"):
         source.open("../rows.csv")
+
+
+def test_rows_without_a_licence_get_the_one_for_all(tmp_path):
+    photo(1).save(tmp_path / "a.png")
+    (tmp_path / "rows.csv").write_text("ImageID,License\na,\n")
+    for license in ("unknown", ""):
+        source = OpenImagesPhotos(str(tmp_path), str(tmp_path / "rows.csv"), license=license)
+        assert list(source.photographs()) == [Photograph("a.png", license)]
+    without = OpenImagesPhotos(str(tmp_path), str(tmp_path / "rows.csv"), license_column="", license="CC0")
+    assert list(without.photographs()) == [Photograph("a.png", "CC0")]
 
 
 def test_a_csv_that_is_not_of_open_images_is_one_line(tmp_path):

@@ -35,6 +35,7 @@ def hash_(
     """
     from redaes.registry import create, optional
     from redaes.sources.facts import Facts, FactsFile, write_list
+    from redaes.sources.listing import printable
 
     path = Path(output)
     if path.suffix not in (".csv", ".parquet"):
@@ -55,7 +56,7 @@ def hash_(
                 photos, (photograph.name for photograph in listed), workers, f"{folder.rstrip('/')}/"
             ):
                 if found.error:
-                    print(f"cannot be hashed: {found.name}: {found.error}", file=sys.stderr)
+                    print(printable(f"cannot be hashed: {found.name}: {found.error}"), file=sys.stderr)
                 counts["failed" if found.error else "hashed"] += 1
                 yield found
 

@@ -122,7 +122,10 @@ class FactsFile(AbstractContextManager["FactsFile"]):
     def find(self, names: Sequence[str]) -> dict[str, Facts]:
         """The facts of those names that are known."""
         marks = ", ".join("?" * len(names))
-        rows = self._database.execute(f"SELECT * FROM facts WHERE name IN ({marks})", names)
+        try:
+            rows = self._database.execute(f"SELECT * FROM facts WHERE name IN ({marks})", names).fetchall()
+        except sqlite3.Error as error:
+            raise UserError(f"cannot read facts of photographs in {self.path}: {error}; delete it") from error
         return {row[0]: Facts(*row) for row in rows}
 
     def put(self, facts: Iterable[Facts]) -> None:

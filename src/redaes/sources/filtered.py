@@ -48,7 +48,8 @@ class FilteredPhotos:
         duplicates: of photographs with the same file (exact) or within `distance` of each other (near), the first one
             is kept; keep: all are.
         distance: bits of 64 in which two perceptual hashes may differ, in [0, 16].
-        facts: where sizes and hashes are kept, so that they are found once; empty: in the user's cache.
+        facts: where sizes and hashes are kept, so that they are found once, or again where the file of a photograph has
+            changed (a source without `stamp` cannot tell); empty: in the user's cache.
         report: a CSV file that names what was left out and why; empty: beside the facts.
         workers: threads that examine photographs; None: one per core.
 

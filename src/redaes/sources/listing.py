@@ -122,7 +122,7 @@ class LeftOut(AbstractContextManager["LeftOut"]):
         self.counts[reason] += 1
         examples = self._examples.setdefault(reason, [])
         if len(examples) < NAMED_IN_LOG:
-            examples.append(f"{_printable(name)} ({_printable(detail)})" if detail else _printable(name))
+            examples.append(f"{printable(name)} ({printable(detail)})" if detail else printable(name))
         if self._file is not None:
             csv.writer(self._file).writerow([_utf8(name), reason, _utf8(detail)])
 
@@ -185,7 +185,7 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Foreign text on one line without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in _utf8(text)).split())
 

@@ -83,7 +83,7 @@ class OpenImagesPhotos(EncodedPhotos):
     def _licenses(self, files: Photographs, left_out: LeftOut) -> "tuple[list[str], array[int]]":
         """The distinct licences, and for each file the place of its own; `NO_ROW` for none."""
         ids = Photographs(Photograph(PurePosixPath(name).stem, "") for name, _ in files)
-        places = {"": NO_ROW}
+        places: dict[str, int] = {}
         codes = array("I", [NO_ROW]) * len(files)
         rows = self._rows()
         while chunk := list(islice(rows, ROWS_AT_ONCE)):
@@ -93,14 +93,14 @@ class OpenImagesPhotos(EncodedPhotos):
                 elif codes[position] != NO_ROW:
                     left_out.add(id, "row occurs twice")
                 else:
-                    codes[position] = places.setdefault(license, len(places))
+                    codes[position] = places.setdefault(license, len(places) + 1)
         repeats = ids.repeats()
         for position, (name, _) in enumerate(files):
             if position in repeats:
                 left_out.add(name, "id occurs twice")
             elif codes[position] == NO_ROW:
                 left_out.add(name, "image without row")
-        return list(places), codes
+        return ["", *places], codes
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         """Id and licence of every row."""

@@ -71,21 +71,18 @@ class ParquetPhotos(EncodedPhotos):
         Raises:
             UserError: a shard that is no parquet file or lacks a column; no photograph at all.
         """
-        return self._places()[0]
+        with LeftOut(str(self.root), self.report) as left_out:
+            self._listed = self._list(left_out)
+        self.left_out = left_out.counts
+        if not self._listed[0]:
+            raise UserError(f"no photograph in the parquet files of {self.root}")
+        return self._listed[0]
 
-    def _places(self) -> "tuple[Photographs, array[int]]":
+    def _list(self, left_out: LeftOut) -> "tuple[Photographs, array[int]]":
         """The photographs, and shard and row of each as one number."""
-        if self._listed is None:
-            with LeftOut(str(self.root), self.report) as left_out:
-                places = array("Q")
-                listed = Photographs(self._rows(places, left_out))
-                if self.id:
-                    listed, places = _without_repeats(listed, places, left_out)
-            self.left_out = left_out.counts
-            if not listed:
-                raise UserError(f"no photograph in the parquet files of {self.root}")
-            self._listed = listed, places
-        return self._listed
+        places = array("Q")
+        listed = Photographs(self._rows(places, left_out))
+        return _without_repeats(listed, places, left_out) if self.id else (listed, places)
 
     def _rows(self, places: "array[int]", left_out: LeftOut) -> Iterator[Photograph]:
         """Every row that has a name; its place is appended to `places`."""
@@ -102,7 +99,9 @@ class ParquetPhotos(EncodedPhotos):
     def _place(self, name: str) -> tuple[Path, int]:
         """Shard and row of a photograph."""
         if self.id:
-            listed, places = self._places()
+            with self._lock:
+                self._listed = self._listed or self._list(LeftOut(""))  # a worker's own list; the plan has reported
+                listed, places = self._listed
             (position,) = listed.positions([name])
             if position < 0:
                 raise ImageError(name, f"is no {self.id} in {self.root}")
@@ -118,7 +117,7 @@ class ParquetPhotos(EncodedPhotos):
         with self._lock:
             try:
                 value = self._shard(path).row(row)
-            except (OSError, ValueError) as error:  # pyarrow's errors are of these
+            except (OSError, ValueError, StopIteration) as error:  # pyarrow's errors are of these
                 raise ImageError(name, f"cannot be read ({' '.join(str(error).split())})") from error
         data, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data:
@@ -188,12 +187,16 @@ class _Shard:
         if group != self.group or row < self.next_row:
             self.group, self.next_row = group, self.starts[group]
             self.batches = self.file.iter_batches(BATCH_ROWS, row_groups=[group], columns=self.image)
-        while True:
-            values, start = next(self.batches).column(0), self.next_row
-            self.next_row += len(values)
-            if row < self.next_row:
-                self.kept.append((start, values))
-                return values[row - start].as_py()
+        try:
+            while True:
+                values, start = next(self.batches).column(0), self.next_row
+                self.next_row += len(values)
+                if row < self.next_row:
+                    self.kept.append((start, values))
+                    return values[row - start].as_py()
+        except BaseException:
+            self.group = -1  # the batches cannot be gone on with
+            raise
 
 
 def _leaves(path: Path, field: Any) -> list[str]:

@@ -171,8 +171,7 @@ class WebDatasetPhotos(EncodedPhotos):
     def _index(self, path: Path) -> _Index:
         with self._lock:
             if path not in self._indexes:
-                with LeftOut(str(path)) as left_out:
-                    self._indexes[path] = self._scan(path, left_out)
+                self._indexes[path] = self._scan(path, LeftOut(""))  # in a worker; the plan has reported
             return self._indexes[path]
 
     def read(self, name: str) -> bytes:

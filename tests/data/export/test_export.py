@@ -306,10 +306,12 @@ def test_the_card_names_tables_licences_and_parts_and_nothing_foreign_takes_effe
 @pytest.mark.parametrize(("mode", "words"), [("lazy", "built lazily"), ("eager", "built eagerly")])
 def test_the_card_says_how_the_dataset_was_built(dataset: Manifest, tmp_path: Path, mode: str, words: str) -> None:
     changed = Manifest(dataset.root)
-    changed.info["config"] = {**changed.info["config"], "mode": mode}
+    judges = [{"class_path": "local", "init_args": {"model": "/home/me/vlm"}}, {"class_path": "x", "model": "a/b-2B"}]
+    changed.info["config"] = {**changed.info["config"], "mode": mode, "judges": judges}
     changed.info["incomplete"] = 3
     export(changed, tmp_path / "out", "webdataset")
     text = (tmp_path / "out" / "README.md").read_text()
     assert words in text
     assert "**Incomplete**: 3 sources" in text
+    assert "| judges | local \\(vlm\\), x \\(a/b\\-2B\\) |" in text
     assert "configs" not in yaml.safe_load(text.split("---\n", 2)[1])

@@ -8,6 +8,7 @@ import html
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from redaes.data.export.rows import TABLES
@@ -75,11 +76,13 @@ def _configs(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(spec: Any) -> str:
-    """A plug-in by its name, with the model it asks, if it says one; no other setting is published."""
+    """A plug-in by its name, with the model it asks, if it says one; no folder and no other setting is published."""
     if isinstance(spec, str):
         return spec
     settings = {**(spec.get("init_args") or {}), **spec}
     model = settings.get("model")
+    if isinstance(model, str) and model.startswith(("/", ".", "~")):
+        model = PurePath(model).name
     return f"{spec.get('class_path')} ({model})" if isinstance(model, str) else str(spec.get("class_path"))
 
 
