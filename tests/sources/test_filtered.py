@@ -135,6 +135,16 @@ def test_photographs_are_examined_once_until_their_file_changes(pool, tmp_path):
     assert source.source.reads == 12
 
 
+def test_a_long_examination_says_how_far_it_is(pool, monkeypatch, caplog):
+    monkeypatch.setattr("redaes.sources.facts.TOLD_EVERY", 0.0)
+    monkeypatch.setattr("redaes.sources.facts.AT_ONCE", 4)
+    with caplog.at_level(logging.WARNING):
+        names(FilteredPhotos(folder(pool)))
+    assert [m for m in caplog.messages if m.startswith("examined")][1].startswith(
+        "examined 8 photographs; what is known"
+    )
+
+
 def test_any_number_of_workers_leaves_the_same(pool, tmp_path):
     kept = [
         names(FilteredPhotos(folder(pool), facts=str(tmp_path / f"{workers}.sqlite"), workers=workers))

@@ -7,8 +7,10 @@ to `filtered` as what must not be among its photographs, such as the images of b
 
 import csv
 import hashlib
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -30,6 +32,11 @@ HASH_SIDE = 256
 
 AT_ONCE = 256
 """Photographs between two commits."""
+
+TOLD_EVERY = 30.0
+"""Seconds between two lines of the log on how far a long examination is."""
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("name", "sha256", "phash", "width", "height", "error")
 
@@ -149,6 +156,7 @@ class FactsFile(AbstractContextManager["FactsFile"]):
         """
         stamp_of = getattr(source, "stamp", lambda name: "")
         remaining = iter(names)
+        done, told = 0, time.monotonic()
         with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
             while chunk := list(islice(remaining, AT_ONCE)):
                 known = self.find([prefix + name for name in chunk])
@@ -158,6 +166,10 @@ class FactsFile(AbstractContextManager["FactsFile"]):
                 fresh = {f.name: f._replace(name=prefix + f.name) for f in found}
                 if fresh:
                     self.put(fresh.values())
+                done += len(chunk)
+                if time.monotonic() - told > TOLD_EVERY:
+                    log.warning("examined %d photographs; what is known of them is kept in %s", done, self.path)
+                    told = time.monotonic()
                 yield from (fresh.get(name) or known[prefix + name] for name in chunk)
 
 
