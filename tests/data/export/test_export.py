@@ -16,6 +16,7 @@ from PIL import Image
 
 from redaes.cli import main
 from redaes.data.export import export
+from redaes.data.export.card import card
 from redaes.data.export.rows import TABLES, rows
 from redaes.data.manifest import Manifest, read_records
 from redaes.engine.build import build
@@ -301,6 +302,14 @@ def test_the_card_names_tables_licences_and_parts_and_nothing_foreign_takes_effe
     for stage, count in dataset.info["statistics"]["funnel"].items():
         assert f"| {stage.replace('_', chr(92) + '_')} | {count} |" in body
     assert "| pairs |" not in body.split("## Tables")[0]
+
+
+def test_the_card_stays_short_where_every_photograph_has_a_licence_of_its_own(dataset: Manifest) -> None:
+    written = {"redaes": "1", "format": "hf", "tables": {name: {} for name in TABLES}}
+    text = card(dataset.info, written, {f"by {n}": 1 + (n == 7) for n in range(250)})
+    assert "| by 7 | 2 |\n| by 0 | 1 |" in text
+    assert "| 150 others | 150 |" in text
+    assert text.count("| by ") == 100
 
 
 @pytest.mark.parametrize(("mode", "words"), [("lazy", "built lazily"), ("eager", "built eagerly")])

@@ -16,6 +16,7 @@ from redaes.data.export.rows import TABLES
 if TYPE_CHECKING:
     from jinja2 import Template
 
+LICENSES_SHOWN = 100
 SPLITS = ("train", "validation", "test")
 ENDINGS = {"hf": "-*.parquet", "parquet": "-*.parquet", "jsonl": "-*/**", "webdataset": "-*.tar"}
 
@@ -34,6 +35,7 @@ def card(info: Mapping[str, Any], written: Mapping[str, Any], licenses: Mapping[
     import yaml
 
     config = info["config"]
+    ranked = sorted(licenses.items(), key=lambda item: (-item[1], item[0]))
     header = {
         "pretty_name": "Aesthetic comparisons made by redaes",
         "tags": ["image-aesthetics", "redaes", "arxiv:2606.05778"],
@@ -46,14 +48,14 @@ def card(info: Mapping[str, Any], written: Mapping[str, Any], licenses: Mapping[
         tables=TABLES,
         written=written,
         splits=SPLITS,
-        licenses=sorted(licenses.items(), key=lambda item: (-item[1], item[0])),
+        licenses=ranked[:LICENSES_SHOWN],
+        other_licenses=ranked[LICENSES_SHOWN:],
         info=info,
         config=config,
         plugins={
             kind: [_name(spec) for spec in (config[kind] if isinstance(config[kind], list) else [config[kind]])]
             for kind in ("source", "instructor", "editors", "verifiers", "judges", "fusion")
         },
-        ending=ENDINGS[written["format"]],
     )
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n{body}"
 
