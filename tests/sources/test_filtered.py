@@ -192,6 +192,8 @@ def test_a_list_names_every_image_with_its_hashes(benchmark, tmp_path, capsys, s
     assert three.phash == str(imagehash.phash(photo(3)))
     assert [p.name for p in tmp_path.iterdir() if "partial" in p.name or p.name.endswith("tmp")] == []
     assert main(["data", "hash", str(benchmark), "--output", str(out)]) == 2
+    assert main(["data", "hash", str(tmp_path / "nowhere"), "--output", str(tmp_path / "other.csv")]) == 2
+    assert not list(tmp_path.glob("other*"))
     assert main(["data", "hash", str(benchmark), "--output", str(out), "--overwrite"]) == 1
 
 

@@ -45,16 +45,14 @@ def hash_(
     for module in ("imagehash", *(["pyarrow.parquet"] if path.suffix == ".parquet" else [])):
         optional(module)
     sources = {folder: create("sources", {"class_path": source, "init_args": {"root": folder}}) for folder in folders}
-    counts: Counter[str] = Counter()
+    listed = {folder: photos.photographs() for folder, photos in sources.items()}
+    counts = Counter(failed=sum(sum(getattr(photos, "left_out", {}).values()) for photos in sources.values()))
     partial = path.with_name(f"{path.name}.partial")
 
     def facts() -> Iterator[Facts]:
         for folder, photos in sources.items():
-            listed = photos.photographs()
-            counts["failed"] += sum(getattr(photos, "left_out", {}).values())
-            for found in file.examine(
-                photos, (photograph.name for photograph in listed), workers, f"{folder.rstrip('/')}/"
-            ):
+            names = (photograph.name for photograph in listed[folder])
+            for found in file.examine(photos, names, workers, f"{folder.rstrip('/')}/"):
                 if found.error:
                     print(printable(f"cannot be hashed: {found.name}: {found.error}"), file=sys.stderr)
                 counts["failed" if found.error else "hashed"] += 1
