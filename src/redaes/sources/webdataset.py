@@ -99,6 +99,7 @@ class WebDatasetPhotos(EncodedPhotos):
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
                     self._take(tar, member, samples, length, f"{path.name}/", left_out)
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep a record of every file
         except (tarfile.TarError, OSError) as error:
             if not samples:
                 raise UserError(f"{path} is no plain tar file ({error}); unpack compressed shards first") from error
