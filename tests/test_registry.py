@@ -191,3 +191,9 @@ def test_code_that_no_package_brought_is_known_by_what_it_says(site: Path) -> No
         made = load_plugin("rewards", f"{name}.Loose")()
         versions.append(identity_of("rewards", f"{name}.Loose", made)["version"])
     assert versions[0] == versions[2] != versions[1]
+
+
+def test_a_missing_optional_dependency_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UserError, match=r"pyarrow.parquet is needed .*pip install 'redaes\[data\]'"):
+        create("sources", {"class_path": "parquet", "init_args": {"root": "."}})

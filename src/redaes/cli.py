@@ -39,6 +39,10 @@ COMMANDS: dict[str, Command] = {
         "redaes.commands.estimate:estimate", "calls, tokens and cost of a build before it is made"
     ),
     "data repair": Command("redaes.commands.data:repair", "make the database of a damaged ledger anew"),
+    "data hash": Command(
+        "redaes.commands.data_hash:hash_", "list images by their hashes, to keep them out of a dataset"
+    ),
+    "data export": Command("redaes.commands.data_export:export", "a dataset in a form that others open, with a card"),
     "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
     "evaluate": Command("redaes.commands.evaluate:evaluate", "agreement of a model with the judges, with intervals"),

@@ -44,6 +44,8 @@ EXTRAS = {
     "openai": "data",
     "anthropic": "data",
     "httpx2": "data",
+    "pyarrow": "data",
+    "imagehash": "data",
     "diffusers": "editors",
     "wandb": "wandb",
 }
@@ -164,6 +166,18 @@ def _cause(error: BaseException) -> str:
     text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return f"{text}; pip install 'redaes[{EXTRAS[missing]}]'" if missing in EXTRAS else text
+
+
+def optional(module: str) -> Any:
+    """A module of an optional dependency.
+
+    Raises:
+        UserError: it is not installed; the message names the extra that brings it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{module} is needed and cannot be imported: {_cause(error)}") from error
 
 
 def protocol(kind: str) -> type[Any]:

@@ -1,31 +1,21 @@
 """Open any photograph a person may have, as the upright RGB picture a viewer would show, or say in one line why not.
 
-In: paths of files, folders, globs. Out: Pillow images in mode RGB. Foreign files are hostile: sizes are capped before
-a pixel is decoded, and whatever a decoder trips over becomes an `ImageError` that names the file. What is done:
-
-- EXIF orientation is applied; an animation gives its first frame.
-- Colours are brought to sRGB through the embedded profile (CMYK, Display P3, ...); without one, or with a broken one,
-  Pillow's plain conversion is used.
-- Transparency is composited on white, as paper and most browsers show it.
-- Gray of 16 bits is scaled to 8, not clipped.
+In: paths of files, folders, globs. Out: Pillow images in mode RGB. Foreign files are hostile: `redaes.decoding` says
+what is done to them, and whatever it refuses becomes an `ImageError` that names the file.
 """
 
 import glob
 import os
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from io import BytesIO
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redaes.decoding import MAX_PIXELS, DecodeError, decode_image, explain
 from redaes.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-MAX_PIXELS = 89_000_000
-"""The default cap, a little under Pillow's own warning level: some 270 MB of RGB."""
 
 VIEW_SIDE = 1024
 """The longer side at which photographs are opened to be scored: twice the square that paper-size models look at."""
@@ -36,8 +26,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 """What counts as an image inside a folder; a file named by itself is opened whatever it is called."""
 
-_ORIENTATION_TAG = 0x0112
-_MODES_WITH_ALPHA = {"RGBA", "LA", "PA", "La", "RGBa"}
+MAX_BYTES = 1 << 30
+"""No file larger than this is read whole; at the cap on pixels, even an uncompressed image of 16 bits is smaller."""
 
 
 class ImageError(UserError):
@@ -74,12 +64,70 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_side: int 
     path = Path(path)
     _refuse_what_is_no_file(path)
     try:
-        return _decode(path, max_pixels, max_side)
-    except ImageError:
-        raise
-    except Exception as error:
-        # Decoders raise almost anything on hostile bytes; whatever it was, this file cannot be used.
-        raise ImageError(path, _explain(error)) from error
+        return decode_image(path, max_pixels=max_pixels, max_side=max_side)
+    except DecodeError as error:
+        raise ImageError(path, str(error)) from error
+
+
+def decode(data: bytes, name: str, *, max_side: int | None = None) -> "Image":
+    """As `open_image`, of bytes that are already here.
+
+    Args:
+        data: the encoded image.
+        name: what to call it in an error.
+        max_side: as of `open_image`.
+
+    Raises:
+        ImageError: not an image, corrupt, truncated, or above the cap.
+    """
+    try:
+        return decode_image(data, max_side=max_side)
+    except DecodeError as error:
+        raise ImageError(name, str(error)) from error
+
+
+def image_size(file: Path | bytes, name: str) -> tuple[int, int]:
+    """Width and height by the header alone: quick, and no proof that the rest is sound.
+
+    Args:
+        file: where it is, or its bytes.
+        name: what to call it in an error.
+
+    Returns:
+        Pixels, before any EXIF orientation.
+
+    Raises:
+        ImageError: not an image, or above the cap on pixels.
+    """
+    from PIL import Image
+
+    if isinstance(file, Path):
+        _refuse_what_is_no_file(file)
+    try:
+        with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as opened:
+            width, height = opened.size
+    except Exception as error:  # as in decoding: hostile bytes make decoders raise almost anything
+        raise ImageError(name, explain(error)) from error
+    if width * height > MAX_PIXELS:
+        raise ImageError(name, f"is {width} x {height} pixels, above the limit of {MAX_PIXELS / 1e6:.3g} megapixels")
+    return width, height
+
+
+def read_image_file(path: Path) -> bytes:
+    """The bytes of an image file, undecoded.
+
+    Raises:
+        ImageError: missing, no regular file, empty, unreadable, or larger than `MAX_BYTES`.
+    """
+    _refuse_what_is_no_file(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ImageError(path, explain(error)) from error
+    if len(data) > MAX_BYTES:
+        raise ImageError(path, f"is larger than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 def list_images(paths: Iterable[str | Path]) -> list[Path]:
@@ -114,14 +162,33 @@ def _expand(path: Path) -> list[Path]:
     return files
 
 
+def walk_images(folder: Path) -> Iterator[str]:
+    """Files with an image's suffix under a folder, one by one, by their path relative to it, in the order of paths.
+
+    Hidden files and folders and links to folders are left out.
+
+    Raises:
+        UserError: a folder that cannot be listed.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"cannot list the folder {folder}: {error.strerror or error}") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            for name in walk_images(folder / entry.name):
+                yield f"{entry.name}/{name}"
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.is_dir():
+            yield entry.name
+
+
 def _images_under(folder: Path) -> list[Path]:
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(parent, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
+    files = [folder / name for name in walk_images(folder)]
     if not files:
         raise UserError(f"no images in the folder {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    return sorted(files)
+    return files
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
@@ -135,121 +202,4 @@ def _refuse_what_is_no_file(path: Path) -> None:
         if path.stat().st_size == 0:
             raise ImageError(path, "is empty (0 bytes)")
     except (OSError, ValueError) as error:  # no permission on a parent folder, a name too long, a NUL in it
-        raise ImageError(path, _explain(error)) from error
-
-
-def _decode(path: Path, max_pixels: int, max_side: int | None) -> "Image":
-    from PIL import Image
-
-    with Image.open(path) as file:
-        width, height = file.size
-        if width * height > max_pixels:
-            limit = f"the limit of {max_pixels / 1e6:.3g} megapixels"
-            raise ImageError(path, f"is {width} x {height} pixels, above {limit}; make it smaller first")
-        if max_side is not None:
-            enough = min(1.0, 1.5 * max_side / max(width, height))
-            file.draft(None, (ceil(width * enough), ceil(height * enough)))  # does nothing unless the file is a JPEG
-        file.load()
-        orientation = _orientation(file)
-        image = _to_srgb(file)
-    if max_side is not None:
-        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return _upright(image, orientation)
-
-
-def _orientation(image: "Image") -> int:
-    """The EXIF orientation, 1 if there is none or the EXIF block is broken (viewers ignore it as well)."""
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
-        return 1
-
-
-def _upright(image: "Image", orientation: int) -> "Image":
-    from PIL.Image import Transpose
-
-    turn = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }.get(orientation)
-    return image if turn is None else image.transpose(turn)
-
-
-def _to_srgb(image: "Image") -> "Image":
-    """A new RGB image of the same size: sample depth, transparency and colour space resolved."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_gray_to_8_bits(image).convert("RGB")
-    if image.mode in _MODES_WITH_ALPHA or "transparency" in image.info:
-        return _on_white(image.convert("RGBA"))
-    if image.mode == "LAB":
-        return _lab_to_rgb(image)
-    if image.mode in {"RGB", "CMYK"} and image.info.get("icc_profile"):
-        return _through_profile(image, image.info["icc_profile"])
-    return image.convert("RGB")
-
-
-def _deep_gray_to_8_bits(image: "Image") -> "Image":
-    """Gray of 16 or 32 bits: [0, 65535] (integers), [0, 1] (floats), or [0, brightest] where the file exceeds that."""
-    import numpy as np
-    from PIL import Image
-
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    usual_white = 1.0 if image.mode == "F" else 65535.0
-    white = max(usual_white, float(values.max()))
-    return Image.fromarray(np.rint(np.clip(values / white, 0.0, 1.0) * 255.0).astype(np.uint8))
-
-
-def _on_white(image: "Image") -> "Image":
-    from PIL import Image
-
-    profile = image.info.get("icc_profile")
-    opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return _through_profile(opaque, profile) if profile else opaque
-
-
-def _lab_to_rgb(image: "Image") -> "Image":
-    from PIL import ImageCms
-
-    return _converted(image, ImageCms.createProfile("LAB"))
-
-
-def _through_profile(image: "Image", profile: bytes) -> "Image":
-    from PIL import ImageCms
-
-    try:
-        embedded = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if image.mode == "RGB" and "sRGB" in ImageCms.getProfileDescription(embedded):
-            return image.convert("RGB")
-        return _converted(image, embedded.profile)
-    except (ImageCms.PyCMSError, OSError):  # a broken profile, or one for another colour space
-        return image.convert("RGB")
-
-
-def _converted(image: "Image", profile: object) -> "Image":
-    from PIL import ImageCms
-
-    result = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")  # type: ignore[arg-type]
-    assert result is not None
-    return result
-
-
-def _explain(error: BaseException) -> str:
-    from PIL import Image, UnidentifiedImageError
-
-    match error:
-        case UnidentifiedImageError():
-            return "is not an image in a format Pillow can read"
-        case Image.DecompressionBombError():
-            return f"is far larger than the limit of {MAX_PIXELS / 1e6:.3g} megapixels; make it smaller first"
-        case PermissionError():
-            return "cannot be read (permission denied)"
-        case OSError() if "truncated" in str(error):
-            return "is truncated: the file ends before the image does"
-        case MemoryError():
-            return "does not fit into memory"
-    return f"cannot be decoded, it is damaged ({' '.join(str(error).split()) or type(error).__name__})"
+        raise ImageError(path, explain(error)) from error
