@@ -33,6 +33,18 @@ PAPER_SUCCESS = (0.558, 0.637, 0.715)  # Tab. 8: lowest, mean, highest of five e
 PAPER_AGREEMENT = (0.662, 0.689)  # Tab. 9: lowest, highest of three pairs of judges
 PAIR_STEPS = ("pair_edits", "pair_edits_verified", "pair_edits_judged", "pair_edits_unanimously_better", "pairs")
 GROUP_STEPS = ("group_edits", "group_edits_unanimous", "groups")
+SHOWN = (
+    "funnel",
+    "verification",
+    "judge_agreement",
+    "fusion_methods",
+    "consensus_levels",
+    "categories",
+    "group_sizes",
+    "calls",
+    "biased",
+)
+"""Keys of the manifest's statistics that have a place of their own; others are listed."""
 STEP_NAMES = {
     "pair_edits": "edits made for pairs",
     "pair_edits_verified": "verified: done, and no more than asked",
@@ -252,19 +264,15 @@ def page_of(found: Audit, limit: int = PICTURES_LIMIT) -> str:
         licences=held.licences.most_common(ROWS_SHOWN),
         licences_left_out=max(0, len(held.licences) - ROWS_SHOWN),
         outcomes=[(OUTCOMES[k], held.outcomes[k]) for k in OUTCOMES if held.outcomes[k]],
-        answers=[(ROLE_WORDS[r], held.answers[r]) for r in ROLES if held.answers[r]],
+        answers=[(role, ROLE_WORDS[role], held.answers[role]) for role in ROLE_WORDS if held.answers[role]],
+        saved=_saved(recorded),
         cost=None if found.totals is None else _cost_rows(found.totals),
-        recorded=list(flattened({k: v for k, v in recorded.items() if k not in _SHOWN})),
+        recorded=list(flattened({k: v for k, v in recorded.items() if k not in SHOWN})),
         config=json.dumps(found.config, indent=1, ensure_ascii=False) if found.config else "",
         cards=cards,
         facets=gallery.facets(),
         left_out=album.left_out,
     )
-
-
-_SHOWN = {
-    "funnel", "verification", "judge_agreement", "fusion_methods", "consensus_levels", "categories", "group_sizes",
-}  # fmt: skip
 
 
 def _split_rows(held: Survey) -> list[tuple[str, list[int]]]:
@@ -346,6 +354,12 @@ def _group_sizes(sizes: Mapping[str, int]) -> "Markup | None":
     if not rows:
         return None
     return charts.bar_chart("Group sizes", [(f"{size} images", n) for size, n in rows], colour="third")
+
+
+def _saved(recorded: Mapping[str, Any]) -> dict[str, int]:
+    """Calls that a lazy build did not make, by role; empty where none were saved or nothing was recorded."""
+    saved = {role: int(row.get("saved", 0)) for role, row in recorded.get("calls", {}).items()}
+    return saved if any(saved.values()) else {}
 
 
 def _cost_rows(totals: Sequence[CallTotal]) -> list[dict[str, Any]]:
