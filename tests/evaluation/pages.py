@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "br", "input", "line", "circle", "polyline", "rect"}
+VOID = {"meta", "img", "br", "input", "line", "wbr", "circle", "polyline", "rect"}
 
 
 class Page(HTMLParser):

@@ -125,7 +125,7 @@ def test_its_counts_are_the_manifest_s(built: Path, page: Page) -> None:
     assert sum((Counter(row) for row in numbers["orientations"].values()), Counter()) == by_category
     shown = text_of(page)
     for name, row in info["statistics"]["verification"].items():
-        assert f"{name} {row['n']} {row['mean']:.2f} {100 * row['success_rate']:.1f} %" in shown
+        assert f"{name.replace("/", "/ ")} {row['n']} {row['mean']:.2f} {100 * row['success_rate']:.1f} %" in shown
     for judges, share in info["statistics"]["judge_agreement"].items():
         assert f"{judges.replace(' | ', ' and ')} {100 * share:.1f} %" in shown
     assert "63.7 % 55.8 to 71.5 %" in shown
@@ -203,12 +203,14 @@ def test_long_texts_are_cut_and_say_so(built: Path, tmp_path: Path) -> None:
 def test_the_page_stays_within_its_size_and_says_what_it_left_out(built: Path) -> None:
     found = audit(built)
     whole = page_of(found)
-    small = page_of(found, limit=40_000)
+    small = page_of(found, pictures_limit=40_000)
     pictures = re.findall(r"data:image/jpeg;base64,[\w+/=]+", small)
     assert 0 < sum(map(len, pictures)) <= 40_000
     left = len(re.findall(r"data:image/jpeg;base64,", whole)) - len(pictures)
     assert f"{left} pictures are left out" in text_of(Page(small))
     assert "pictures are left out" not in text_of(Page(whole))
+    with pytest.raises(UserError, match=r"would have .* MB, more than 0.05 MB; lower --pairs"):
+        page_of(found, pictures_limit=0, page_limit=50_000)
 
 
 def test_pictures_that_are_gone_are_said_to_be(built: Path, tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_a_lazy_dataset_is_shown_with_its_bias_and_with_the_calls_it_saved(built
     assert "Biased: this dataset was built lazily." in shown
     assert "Not needed: what a lazy build did not ask" in shown
     made = found.survey.answers["edit"]
-    assert f"40 {100 * 40 / (made + 40):.1f} % of an eager build’s" in shown
+    assert f"40 {100 * 40 / (made + 40):.1f} %" in shown
 
 
 def test_files_that_do_not_hold_what_the_manifest_says_are_named(built: Path, tmp_path: Path) -> None:
@@ -355,7 +357,8 @@ def test_memory_does_not_grow_with_the_dataset(built: Path, tmp_path: Path) -> N
         return size
 
     peak(2)  # what is imported and cached on first use
-    assert peak(60) < 1.15 * peak(6) + 200_000
+    grown = peak(60) - peak(6)  # pydantic's cache of short strings fills, up to its bound; the records are some 20 MB
+    assert grown < 2_000_000
 
 
 # --- words ----------------------------------------------------------------------------------------------------------

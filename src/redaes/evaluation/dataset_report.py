@@ -25,8 +25,10 @@ from redaes.records import Split
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+PAGE_LIMIT = 40_000_000
+"""Bytes of a page."""
 PICTURES_LIMIT = 24_000_000
-"""Bytes of pictures in a page, as text; what does not fit is left out and counted."""
+"""Bytes of the pictures among them; what does not fit is left out and counted."""
 ROWS_SHOWN = 60
 """Rows of a table at most."""
 PAPER_SUCCESS = (0.558, 0.637, 0.715)  # Tab. 8: lowest, mean, highest of five editors
@@ -225,15 +227,29 @@ def numbers_of(found: Audit) -> dict[str, Any]:
     }
 
 
-def page_of(found: Audit, limit: int = PICTURES_LIMIT) -> str:
+def page_of(found: Audit, pictures_limit: int = PICTURES_LIMIT, page_limit: int = PAGE_LIMIT) -> str:
     """The page, as one file.
 
     Args:
         found: the dataset.
-        limit: bytes of pictures at most.
+        pictures_limit: bytes of pictures at most; those that do not fit are left out.
+        page_limit: bytes of the whole page at most.
+
+    Raises:
+        UserError: a picture's path leaves the dataset, or there is so much text that the page exceeds its limit.
     """
+    page = _rendered(found, Album(found.dataset, pictures_limit))
+    size = len(page.encode())
+    if size > page_limit:
+        most = f"{page_limit / 1e6:.3g} MB"
+        raise UserError(
+            f"the page would have {size / 1e6:.3g} MB, more than {most}; lower --pairs, --groups or --rejected"
+        )
+    return page
+
+
+def _rendered(found: Audit, album: Album) -> str:
     held, recorded = found.survey, found.statistics
-    album = Album(found.dataset, limit)
     gallery = Gallery(held, album, found.threshold, found.lazy)
     cards = gallery.cards()
     code, allowed = script("gallery.js")

@@ -87,7 +87,7 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, count=_count, signed=signed, readable=readable)
+    environment.filters.update(number=_number, count=_count, short=_short, signed=signed, readable=readable)
     return environment
 
 
@@ -96,6 +96,12 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
-def _count(value: int) -> str:
-    """A whole number with its thousands apart."""
-    return f"{value:,}"
+def _count(value: float, digits: int = 0) -> str:
+    """A number with its thousands apart."""
+    return f"{value:,.{digits}f}"
+
+
+def _short(name: str, longest: int = 60) -> str:
+    """A name, cut where it is too long for its place."""
+    clean = " ".join(_CONTROLS.sub(" ", name).split())
+    return clean if len(clean) <= longest else f"{clean[: longest - 1]}…"
