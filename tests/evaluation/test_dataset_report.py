@@ -152,6 +152,9 @@ def test_a_pair_is_shown_with_every_verdict_its_verification_and_why(built: Path
         assert verdict.reasoning in shown
     assert pair.edit.fused is not None
     assert consensus_words(pair.edit.verdicts, pair.edit.fused) in shown
+    (scored,) = [record for record in Manifest(built).sources("train") if record.source.id == pair.source.id]
+    assert f"S(x) {scored.fused.value:.2f}" in shown
+    assert consensus_words(scored.verdicts, scored.fused) in shown
     (card,) = [c for c in cards_of(page) if c["data-kind"] == "pair" and c["data-deltas"] == str(pair.delta)]
     assert (card["data-split"], card["data-score"]) == ("train", str(pair.score))
 

@@ -12,7 +12,7 @@ from redaes.evaluation.dataset_survey import Survey
 from redaes.evaluation.html import thumbnail
 from redaes.evaluation.words import consensus_words, outcome_words, outlier_names
 from redaes.fusion import population_std
-from redaes.records import Edit, GroupRecord, PairRecord, Source
+from redaes.records import Edit, GroupRecord, PairRecord, ScoreRecord, Source
 
 GROUP_SIDE = 224
 """The longer side of a picture in a group, in pixels; pairs have `html.THUMBNAIL_SIDE`."""
@@ -54,7 +54,8 @@ class Card:
         id: of the record.
         source: the photograph; None if its record was not found.
         before: the source's picture, a `data:` address or empty.
-        score: S(x), where the record holds it.
+        score: S(x), where it is known.
+        scored: how the source was scored; None if its record was not found.
         shown: the edits it is about: one, or a group's variants.
         others: other edits of the same source, left out of the dataset.
         hidden: how many more of these there are.
@@ -67,11 +68,22 @@ class Card:
     source: Source | None
     before: str
     score: float | None
+    scored: ScoreRecord | None
     shown: Sequence[Judged]
     others: Sequence[Judged] = ()
     hidden: int = 0
     editors: tuple[int, ...] = ()
     categories: tuple[int, ...] = ()
+
+    @property
+    def score_why(self) -> str:
+        """How S(x) came about."""
+        return consensus_words(self.scored.verdicts, self.scored.fused) if self.scored else ""
+
+    @property
+    def score_out(self) -> tuple[str, ...]:
+        """The judges whose scores of the source stand out."""
+        return outlier_names(self.scored.verdicts, self.scored.fused) if self.scored else ()
 
     @property
     def deltas(self) -> list[float]:
@@ -164,10 +176,11 @@ class Gallery:
         return self._card("group", group.id, group.source, before, group.score, shown, rest)
 
     def _rejected(self, edit: Edit) -> Card:
-        source = self.held.sources.get(edit.source_id)
-        before = self.album.picture(source.image) if source else ""
+        scored = self.held.sources.get(edit.source_id)
+        before = self.album.picture(scored.source.image) if scored else ""
         shown = [self._judged(edit, self.album.picture(edit.image), left_out=True)]
-        return self._card("rejected", edit.id, source, before, None, shown, [])
+        score = scored.fused.value if scored else None
+        return self._card("rejected", edit.id, scored.source if scored else None, before, score, shown, [])
 
     def _card(
         self,
@@ -179,12 +192,14 @@ class Gallery:
         shown: Sequence[Judged],
         rest: Sequence[Edit],
     ) -> Card:
+        scored = self.held.sources.get(source.id) if source else None
         return Card(
             kind=kind,
             id=name,
             source=source,
             before=before,
             score=score,
+            scored=scored,
             shown=shown,
             others=[self._judged(edit, "", left_out=True) for edit in rest[:SIBLINGS_SHOWN]],
             hidden=max(0, len(rest) - SIBLINGS_SHOWN),

@@ -327,7 +327,7 @@ def _editors_chart(verification: Mapping[str, Mapping[str, float]]) -> "Markup |
 
     rows = []
     for editor, row in list(verification.items())[:ROWS_SHOWN]:
-        n = int(row["n"])
+        n = max(1, int(row["n"]))
         interval = binomtest(round(row["success_rate"] * n), n).proportion_ci(method="wilson")
         rows.append(charts.Whisker(editor, row["success_rate"], interval.low, interval.high, "after"))
     if not rows:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from redaes.data.manifest import Manifest, read_records
 from redaes.engine.stages import all_better, derive, same_direction
 from redaes.evaluation.words import outcome
-from redaes.records import Edit, Fused, GroupRecord, PairRecord, ScoreRecord, Source
+from redaes.records import Edit, Fused, GroupRecord, PairRecord, ScoreRecord
 
 R = TypeVar("R", PairRecord, GroupRecord, Edit)
 
@@ -92,7 +92,7 @@ class Survey:
         groups: sampled groups.
         rejected: sampled edits that are not valid.
         siblings: all edits of the sampled pairs' and groups' sources, by source.
-        sources: the sources of the sampled rejected edits, by id.
+        sources: the scores of the samples' sources, by the source's id.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -110,7 +110,7 @@ class Survey:
     groups: list[GroupRecord] = field(default_factory=list)
     rejected: list[Edit] = field(default_factory=list)
     siblings: defaultdict[str, list[Edit]] = field(default_factory=lambda: defaultdict(list))
-    sources: dict[str, Source] = field(default_factory=dict)
+    sources: dict[str, ScoreRecord] = field(default_factory=dict)
 
 
 def survey(dataset: Manifest, pairs: int, groups: int, rejected: int, seed: int = 0) -> Survey:
@@ -131,7 +131,7 @@ def survey(dataset: Manifest, pairs: int, groups: int, rejected: int, seed: int 
     found.groups = _sample(_groups(dataset, found), groups, seed)
     shown = {pair.source.id for pair in found.pairs} | {group.source.id for group in found.groups}
     found.rejected = _sample(_rejected(dataset, found, shown), rejected, seed)
-    _read_sources(dataset, found, {edit.source_id for edit in found.rejected})
+    _read_sources(dataset, found, shown | {edit.source_id for edit in found.rejected})
     found.counts["calibration"] = sum(1 for _ in read_records(dataset.root / "calibration.jsonl", ScoreRecord))
     return found
 
@@ -187,7 +187,7 @@ def _read_sources(dataset: Manifest, found: Survey, shown: set[str]) -> None:
         known = source.license in found.licences or len(found.licences) < MOST_KINDS
         found.licences[source.license if known else OTHER] += 1
         if source.id in shown:
-            found.sources[source.id] = source
+            found.sources[source.id] = record
 
 
 def _count_consensus(found: Survey, fused: Fused) -> None:
