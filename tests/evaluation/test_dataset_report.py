@@ -150,6 +150,8 @@ def test_a_pair_is_shown_with_every_verdict_its_verification_and_why(built: Path
     assert pair.edit.instruction.text in shown
     for verdict in pair.edit.verdicts:
         assert verdict.reasoning in shown
+    for check in pair.edit.verifications:
+        assert f"{check.verifier} {check.success:.1f} {check.over_editing:.1f} {check.value:.1f}" in shown
     assert pair.edit.fused is not None
     assert consensus_words(pair.edit.verdicts, pair.edit.fused) in shown
     (scored,) = [record for record in Manifest(built).sources("train") if record.source.id == pair.source.id]
@@ -189,6 +191,7 @@ def test_what_models_wrote_is_shown_as_text(built: Path, tmp_path: Path) -> None
     assert not any("evil.example" in str(image.get("src", "")) for image in page.having("img"))
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert HOSTILE in text_of(page)
+    assert "cell of its table" not in text_of(page), "the table belongs to the default fusion"
 
 
 def test_long_texts_are_cut_and_say_so(built: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from redaes.data.manifest import Manifest
+from redaes.engine.stages import mean_verification
 from redaes.evaluation.dataset_survey import Survey
 from redaes.evaluation.html import thumbnail
 from redaes.evaluation.words import consensus_words, outcome_words, outlier_names
@@ -37,6 +38,11 @@ class Judged:
     why: str = ""
     out: tuple[str, ...] = ()
     left_out: str = ""
+
+    @property
+    def verified(self) -> float | None:
+        """The verifiers' mean; None without any."""
+        return mean_verification(self.edit.verifications) if self.edit.verifications else None
 
     @property
     def spread(self) -> float:

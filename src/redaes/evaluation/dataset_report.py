@@ -6,7 +6,7 @@ samples come from one pass over the records (`dataset_survey`). What is shown is
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -270,7 +270,7 @@ def _rendered(found: Audit, album: Album) -> str:
         paper_success=PAPER_SUCCESS,
         paper_agreement=PAPER_AGREEMENT,
         histograms=_histograms(held),
-        matrix=_matrix(held),
+        matrix=_matrix(held, recorded.get("fusion_methods", {})),
         methods=recorded.get("fusion_methods", {}),
         levels={k: v for k, v in recorded.get("consensus_levels", {}).items() if k in LEVEL_WORDS},
         level_words=LEVEL_WORDS,
@@ -353,11 +353,13 @@ def _histograms(held: Survey) -> "list[tuple[str, str, Histogram, Markup]]":
     ]
 
 
-def _matrix(held: Survey) -> list[tuple[str, list[tuple[str, int]]]]:
-    """The strategy matrix with how often each cell was reached."""
+def _matrix(held: Survey, methods: Iterable[str]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """The strategy matrix with how often each cell was reached; empty if verdicts were fused otherwise."""
+    if not set(methods) <= {method for row in STRATEGY.values() for method in row}:
+        return []
     return [
-        (level, [(method.replace("_", " "), held.matrix[level, column]) for column, method in enumerate(methods)])
-        for level, methods in STRATEGY.items()
+        (level, [(method.replace("_", " "), held.matrix[level, column]) for column, method in enumerate(row)])
+        for level, row in STRATEGY.items()
     ]
 
 
