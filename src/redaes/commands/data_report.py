@@ -1,6 +1,7 @@
 """`redaes data report`: a dataset as a page for people, or as numbers for programs."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -43,7 +44,7 @@ def report(
     if format == "json" and not output:
         print(json.dumps(numbers_of(found), allow_nan=False))
         return
-    root = Path(dataset).resolve()
+    root = Path(os.path.abspath(dataset))
     page = Path(output) if output else root.with_name(f"{root.name}.html")
     text = json.dumps(numbers_of(found), indent=1, allow_nan=False) + "\n" if format == "json" else page_of(found)
     try:

@@ -99,7 +99,7 @@ function wire(compare) {
 const large = document.getElementById("large");
 const stage = document.getElementById("stage");
 
-// `template` is an element of the page with an empty comparison; the pictures are copied into it.
+// The pictures are copied into the page's template of a comparison.
 function enlarge(before, after, caption) {
   const compare = document.getElementById("comparison").content.firstElementChild.cloneNode(true);
   const [one, two] = compare.querySelectorAll("img");
