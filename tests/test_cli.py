@@ -36,6 +36,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ["score", "--help"],
         ["data", "--help"],
         ["data", "status", "nowhere"],
+        ["data", "report", "nowhere"],
         ["plugins", "list"],
         ["plugins", "list", "--format", "json"],
         ["run", "--help"],

@@ -149,9 +149,11 @@ def _is_list(hint: Any) -> bool:
 def _as_typed(words: list[str], hints: dict[str, Any]) -> list[str]:
     """What people type, in jsonargparse's form.
 
-    `--batch-size 3` -> `--batch_size 3`; `--overwrite` -> `--overwrite=true`; `--set a=1` -> `--set+ a=1`.
+    `--batch-size 3` -> `--batch_size 3`; `--overwrite` -> `--overwrite=true`; `--set a=1` -> `--set+ a=1`; `-o` ->
+    `--output`.
     """
     result: list[str] = []
+    words = ["--output" if word == "-o" and "output" in hints else word for word in words]
     for word, following in zip(words, [*words, ""][1:], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")
         name = name.replace("-", "_") if word.startswith("--") else ""

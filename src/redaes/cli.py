@@ -43,6 +43,9 @@ COMMANDS: dict[str, Command] = {
         "redaes.commands.data_hash:hash_", "list images by their hashes, to keep them out of a dataset"
     ),
     "data export": Command("redaes.commands.data_export:export", "a dataset in a form that others open, with a card"),
+    "data report": Command(
+        "redaes.commands.data_report:report", "a dataset as a page to look at: what came through, why, for how much"
+    ),
     "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
     "evaluate": Command("redaes.commands.evaluate:evaluate", "agreement of a model with the judges, with intervals"),

@@ -3,47 +3,17 @@
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from tests.evaluation.a_finished_run import HOSTILE, NOISE
+from tests.evaluation.pages import Page
 
 from redaes.errors import UserError
 from redaes.evaluation.report import write_report
 from redaes.evaluation.run_folder import open_run
 
-VOID = {"meta", "img", "br", "line", "circle", "polyline"}
 PARTS = ("run.json", "data", "sft", "calibration", "grpo", "evaluation")
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced and collects what a browser would load."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def having(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,7 @@ def interval_chart(title: str, rows: Sequence[Whisker], *, zero: str) -> Markup:
         rows: from top to bottom.
         zero: what the vertical line at zero means.
     """
-    row_height, left = 40, 128
+    row_height, left = 40, 142
     height = row_height * len(rows) + 52
     numbers = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
     ticks = nice_ticks(min([0.0, *numbers]), max([0.0, *numbers]))
@@ -137,6 +137,90 @@ def interval_chart(title: str, rows: Sequence[Whisker], *, zero: str) -> Markup:
     )
     words = "; ".join(f"{row.label} {_short(row.value)}" for row in rows)
     return _svg(f"{title}: {words}", marks + note, height)
+
+
+def histogram_chart(
+    title: str, low: float, high: float, counts: Sequence[int], *, x_label: str, colour: str, below: str = ""
+) -> Markup:
+    """Counts in bins of equal width.
+
+    Args:
+        title: of what.
+        low: lower end of the first bin.
+        high: upper end of the last bin.
+        counts: (bins,) >= 0, bins >= 1.
+        x_label: what is counted.
+        colour: name of a CSS variable, without the dashes.
+        below: another one for bins below zero.
+    """
+    ticks = [float(t) for t in nice_ticks(0, max(1, *counts)) if float(t).is_integer()]
+    across = _Axis(low, high, _LEFT, WIDTH - _RIGHT)
+    up = _Axis(0, ticks[-1], HEIGHT - _BOTTOM, _TOP)
+    edges = [low + (high - low) * i / len(counts) for i in range(len(counts) + 1)]
+    bars = Markup("").join(
+        _bar(across.at(left) + 0.75, up.at(n), across.at(right) - across.at(left) - 1.5, up.start - up.at(n)).format(
+            below if below and right <= 0 else colour
+        )
+        for left, right, n in zip(edges, edges[1:], counts, strict=False)
+        if n
+    )
+    words = f"{title}: {sum(counts)} values between {_short(low)} and {_short(high)}"
+    if any(counts):
+        fullest = counts.index(max(counts))
+        words += f", most of them from {_short(edges[fullest])} to {_short(edges[fullest + 1])}"
+    return _svg(words, _frame(across, up, nice_ticks(low, high), ticks, x_label) + bars)
+
+
+def bar_chart(title: str, rows: Sequence[tuple[str, int]], *, colour: str) -> Markup:
+    """Counts as bars, one below the other.
+
+    Args:
+        title: what was counted.
+        rows: (label, count >= 0) from top to bottom, one or more.
+        colour: name of a CSS variable, without the dashes.
+    """
+    left, height = 148, 30
+    across = _Axis(0, max(1, *(n for _, n in rows)), left, WIDTH - 56)
+    marks = Markup("")
+    for index, (label, n) in enumerate(rows):
+        y = height * index
+        marks += Markup('<text x="0" y="{}" class="row">{}</text>').format(y + 20, _fitted(label))
+        marks += _bar(left, y + 6, max(1.0, across.at(n) - left), 18).format(colour)
+        marks += Markup('<text x="{}" y="{}" class="value">{}</text>').format(
+            max(left + 1, across.at(n)) + 6, y + 20, f"{n:,}"
+        )
+    return _svg(f"{title}: {'; '.join(f'{label} {n}' for label, n in rows)}", marks, height * len(rows))
+
+
+def funnel_chart(title: str, rows: Sequence[tuple[str, int]], *, colour: str) -> Markup:
+    """What is left after each step: bars about one middle, joined where something falls away.
+
+    Args:
+        title: of what.
+        rows: (label, count >= 0) from the wide end to the narrow one, one or more.
+        colour: name of a CSS variable, without the dashes.
+    """
+    height, bar, middle = 54, 20, WIDTH / 2
+    widest = max(1, *(n for _, n in rows))
+    halves = [max(1.0, n / widest * (middle - 2)) for _, n in rows]
+    marks = Markup("")
+    for index, ((label, n), half) in enumerate(zip(rows, halves, strict=True)):
+        y = height * index + 20
+        marks += _bar(round(middle - half, 1), y, round(2 * half, 1), bar).format(colour)
+        marks += Markup('<text x="0" y="{}" class="row">{}</text>').format(y - 6, label)
+        marks += Markup('<text x="{}" y="{}" text-anchor="end" class="value">{}</text>').format(WIDTH, y - 6, f"{n:,}")
+    return _svg(f"{title}: {'; '.join(f'{label} {n}' for label, n in rows)}", marks, height * len(rows) - 8)
+
+
+def _bar(x: float, y: float, width: float, height: float) -> Markup:
+    """A bar whose colour is still to be filled in."""
+    shape = Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="2" style="fill: var(--{{}})"/>')
+    return shape.format(*(round(v, 1) for v in (x, y, width, height)))
+
+
+def _fitted(label: str, longest: int = 20) -> str:
+    """A label that fits to the left of its row."""
+    return label if len(label) <= longest else f"{label[: longest - 1]}…"
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
@@ -156,7 +240,7 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def _whisker(row: Whisker, across: _Axis, y: float) -> Markup:
-    label = Markup('<text x="0" y="{}" class="row">{}</text>').format(y + 4, row.label)
+    label = Markup('<text x="0" y="{}" class="row">{}</text>').format(y + 4, _fitted(row.label))
     if row.value is None:
         return label + Markup('<text x="{}" y="{}" class="label">undefined</text>').format(across.start + 6, y + 4)
     style = Markup('style="stroke: var(--{0}); fill: var(--{0})"').format(row.colour)

@@ -1,19 +1,30 @@
-"""Pages that stand alone: templates filled in, everything escaped, pictures inside the file, no script, no network."""
+"""Pages that stand alone: templates filled in, everything escaped, pictures inside the file, no network.
+
+A page either has no script or one of ours, which its content security policy names by hash: nothing that came in with
+the data could run even if it were not escaped.
+"""
 
 import base64
+import hashlib
 import io
 import math
+import re
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redaes.data.images import ImageError, open_image
+from redaes.evaluation.words import signed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
     from PIL.Image import Image
 
 THUMBNAIL_SIDE = 320
+LONGEST_TEXT = 2000
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+")
 
 
 def render(template: str, **values: Any) -> str:
@@ -43,6 +54,28 @@ def thumbnail(image: "Path | Image", side: int = THUMBNAIL_SIDE) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def script(name: str) -> "tuple[Markup, str]":
+    """A script of `redaes/evaluation/templates`, and the source by which a content security policy allows just it."""
+    from markupsafe import Markup
+
+    text = (files("redaes.evaluation") / "templates" / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return Markup(text), f"'sha256-{digest}'"
+
+
+def readable(text: str, longest: int = LONGEST_TEXT) -> str:
+    """A model's text for a page: control characters and runs of blank lines gone, its length bounded.
+
+    Example:
+        >>> readable("a\\r\\n\\n\\nb\\x1b[31m")
+        'a\\nb [31m'
+        >>> readable("abcdef", 3)
+        'abc… [6 characters in all]'
+    """
+    clean = re.sub(r"\s*\n\s*", "\n", _CONTROLS.sub(" ", text)).strip()
+    return clean if len(clean) <= longest else f"{clean[:longest]}… [{len(clean):,} characters in all]"
+
+
 @cache
 def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -54,10 +87,21 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number)
+    environment.filters.update(number=_number, count=_count, short=_short, signed=signed, readable=readable)
     return environment
 
 
 def _number(value: float | None, digits: int = 2) -> str:
     """A number for a reader: a dash where there is none, a true minus sign."""
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _count(value: float, digits: int = 0) -> str:
+    """A number with its thousands apart."""
+    return f"{value:,.{digits}f}"
+
+
+def _short(name: str, longest: int = 60) -> str:
+    """A name, cut where it is too long for its place."""
+    clean = " ".join(_CONTROLS.sub(" ", name).split())
+    return clean if len(clean) <= longest else f"{clean[: longest - 1]}…"

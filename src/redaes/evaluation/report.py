@@ -6,7 +6,7 @@ steps from best to worst.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -18,7 +18,8 @@ from redaes.evaluation.correlations import srcc
 from redaes.evaluation.html import render, thumbnail
 from redaes.evaluation.run_folder import STAGES, TRAINING_STEPS, Evaluation, Run, open_run
 from redaes.evaluation.runner import MEASURES, Prediction, measure_difference
-from redaes.records import Fused, GroupRecord, PairRecord, Split, Verdict
+from redaes.evaluation.words import FUNNEL, consensus_words, flattened, outlier_names
+from redaes.records import GroupRecord, PairRecord, Split
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -32,14 +33,6 @@ STAGE_NAMES = {
     "grpo": "3 · after GRPO",
 }
 STAGE_COLOURS = {"initial": "before", "sft": "third", "calibration": "fourth", "grpo": "after"}
-METHOD_WORDS = {
-    "weighted_average": "the average of all of them",
-    "normal_average": "the average of those that do not stand apart",
-    "weighted_median": "the weighted median",
-    "median": "the one in the middle",
-    "conservative_average": "the middle between their average and their median",
-    "robust_median": "Tukey's biweight, an average that hardly listens to those far away",
-}
 MEASURE_NAMES = {
     "srcc_within": "order within groups (SRCC)",
     "pairwise_accuracy": "pairs in the right order",
@@ -63,17 +56,6 @@ CURVES = (
     ("grpo", "train/kl", "Stage 3: distance from the start", "KL divergence from the calibrated model."),
     ("grpo", "train/entropy", "Stage 3: entropy", "How varied the sampled answers still are."),
 )
-FUNNEL = (
-    ("sources", "source images, each scored by every judge"),
-    ("pair_edits", "edits made of them, one instruction for all editors"),
-    ("pair_edits_verified", "of these did what was asked and no more"),
-    ("pair_edits_judged", "of these were judged (their source has enough verified edits)"),
-    ("pair_edits_unanimously_better", "of these are better in the eyes of every judge"),
-    ("pairs", "pairs for stage 1: one of them for each source, at random"),
-    ("group_edits", "edits made for groups, an instruction and an editor each"),
-    ("group_edits_unanimous", "of these all judges call better, or all worse"),
-    ("groups", "groups with enough of them"),
-)
 GROUPS_SHOWN = 5
 REASONINGS_SHOWN = 6
 
@@ -86,6 +68,7 @@ class Spread:
     before: str
     after: str
     outliers: tuple[str, ...]
+    why: str
 
 
 def write_report(root: str | Path) -> Path:
@@ -160,7 +143,6 @@ def page_of(run: Run, results: Mapping[str, Any]) -> str:
         summary=results["summary"],
         stage_names=STAGE_NAMES,
         measures=MEASURE_NAMES,
-        method_words=METHOD_WORDS,
         last_stage=next((s for s in reversed(STAGES) if s in run.evaluations), None),
         before_after=[s for s in ("calibration", "grpo") if s in run.evaluations],
         headline_charts=[_interval_chart(run, name) for name in ("srcc_within", "srcc")] if run.evaluations else [],
@@ -222,7 +204,7 @@ def _data_section(dataset: Manifest) -> dict[str, Any]:
         "agreement": [(key.split(" | "), share) for key, share in recorded.get("judge_agreement", {}).items()],
         "example": _example(dataset, [p for s in splits for p in pairs[s]]),
         "photographs": _photographs(dataset, [r.source.image for s in splits for r in sources[s]]),
-        "recorded": list(_flattened(recorded)),
+        "recorded": list(flattened(recorded)),
     }
 
 
@@ -236,29 +218,14 @@ def _example(dataset: Manifest, pairs: Sequence[PairRecord]) -> Spread | None:
         pair=pair,
         before=thumbnail(dataset.path(pair.source.image)),
         after=thumbnail(dataset.path(pair.edit.image)),
-        outliers=_outlier_names(pair.edit.verdicts, fused),
+        outliers=outlier_names(pair.edit.verdicts, fused),
+        why="" if fused is None else consensus_words(pair.edit.verdicts, fused),
     )
-
-
-def _outlier_names(verdicts: Sequence[Verdict], fused: Fused | None) -> tuple[str, ...]:
-    return () if fused is None else tuple(verdicts[i].judge for i in fused.outliers if i < len(verdicts))
 
 
 def _photographs(dataset: Manifest, images: Sequence[str], shown: int = 8) -> list[tuple[str, str]]:
     """Source images at even steps through the dataset."""
     return [(image, thumbnail(dataset.path(image), 200)) for image in _evenly(images, shown)]
-
-
-def _flattened(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
-    """Nested statistics as (dotted name, value) rows."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flattened(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _flattened(inner, f"{name}.{index}")
-    else:
-        yield name, f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # --- 3 curves, 4 scatter --------------------------------------------------------------------------------------------
