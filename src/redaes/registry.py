@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from types import NoneType, UnionType
 from typing import Any, get_args
 
@@ -34,7 +35,7 @@ PROTOCOLS: dict[str, str] = {
 KINDS = tuple(PROTOCOLS)
 
 # The optional dependency a missing module belongs to.
-EXTRAS = {"skimage": "nano", "openai": "data", "anthropic": "data", "diffusers": "editors", "wandb": "wandb"}
+EXTRAS = {"skimage": "nano", "openai": "data", "anthropic": "data", "httpx2": "data", "diffusers": "editors"}
 
 DISABLE = "REDAES_DISABLE_PLUGINS"
 
@@ -152,6 +153,16 @@ def _cause(error: BaseException) -> str:
     text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return f"{text}; pip install 'redaes[{EXTRAS[missing]}]'" if missing in EXTRAS else text
+
+
+def require(module: str) -> None:
+    """Say that a plug-in cannot be made without a module, before the first work it is given, and without importing it.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; `create` makes a UserError of it that names the extra to install.
+    """
+    if find_spec(module) is None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 def protocol(kind: str) -> type[Any]:
