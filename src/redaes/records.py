@@ -5,6 +5,7 @@ Images are referred to by a path relative to the dataset's root; the pixels neve
 Scores `s` are in [0, 10], differences `delta` in [-10, 10] (METHOD: scales).
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,16 +70,25 @@ class Instruction(Record):
 
 
 class Verification(Record):
-    """One verifier's VIEScore sub-scores of one edit, each in [0, 10]; `value` is their minimum."""
+    """One verifier's VIEScore sub-scores of one edit, each in [0, 10]."""
 
     verifier: str
     success: Score
     over_editing: Score = Field(description="10 = nothing touched that should not be")
+    perceptual_quality: Score | None = Field(None, description="min(naturalness, artifacts), where it was asked for")
 
     @property
     def value(self) -> float:
-        """min(success, over_editing): VIEScore's rule for semantic consistency."""
-        return min(self.success, self.over_editing)
+        """VIEScore: min(success, over_editing) = SC, semantic consistency; sqrt(SC * PQ) with perceptual quality.
+
+        Example:
+            >>> Verification(verifier="v", success=9, over_editing=8).value
+            8.0
+            >>> Verification(verifier="v", success=9, over_editing=8, perceptual_quality=2).value
+            4.0
+        """
+        consistency = min(self.success, self.over_editing)
+        return consistency if self.perceptual_quality is None else math.sqrt(consistency * self.perceptual_quality)
 
 
 class Edit(Record):
