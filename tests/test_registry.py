@@ -44,7 +44,7 @@ def test_a_plugin_whose_library_is_missing_says_so_when_it_is_made(site: Path) -
         "    def __init__(self):\n        require('json')\n        require('no_such_library')\n\n"
         "    def edit(self, image, instruction, seed):\n        return image\n"
     )
-    with pytest.raises(UserError, match="editor 'late.Late' cannot be made: .* No module named 'no_such_library'"):
+    with pytest.raises(UserError, match=r"editor 'late\.Late' cannot be made: .* No module named 'no_such_library'"):
         create("editors", "late.Late")
 
 

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -82,6 +83,16 @@ def test_a_truncated_picture_is_refused(kind: str) -> None:
     for share in (0.1, 0.5, 0.9):
         with pytest.raises(UnusableAnswer):
             read_answer(whole[: int(len(whole) * share)], SOURCE)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_a_damaged_png_is_never_taken_for_a_picture(at: int, flipped: int) -> None:
+    whole = png(SOURCE)
+    at %= len(whole)
+    damaged = whole[:at] + bytes([whole[at] ^ flipped]) + whole[at + 1 :]
+    with suppress(UnusableAnswer):
+        assert read_answer(damaged, SOURCE).tobytes() == SOURCE.tobytes()  # damaged where nobody looks
 
 
 @settings(max_examples=150, deadline=None)

@@ -220,7 +220,7 @@ def test_control_tokens_of_an_instruction_never_reach_the_text_encoder(folders: 
     [
         ({"dtype": "bfloat61"}, "did you mean 'bfloat16'"),
         ({"offload": "modle"}, "did you mean 'model'"),
-        ({"quantisation": "4bits"}, "did you mean '4bit'"),
+        ({"quantization": "4bits"}, "did you mean '4bit'"),
         ({"steps": 0}, "steps is 0"),
         ({"pixels": 100}, "pixels is 100"),
         ({"call": {"prompt": "x", "width": 3}}, "prompt, width in call cannot be set"),
@@ -244,7 +244,7 @@ def test_an_argument_the_pipeline_does_not_take_is_refused_with_the_nearest(fold
         )
 
 
-@pytest.mark.parametrize("setting", [{"offload": "model"}, {"offload": "sequential"}, {"quantisation": "4bit"}])
+@pytest.mark.parametrize("setting", [{"offload": "model"}, {"offload": "sequential"}, {"quantization": "4bit"}])
 def test_what_needs_a_gpu_says_so_without_one(folders: dict[str, Path], setting: dict[str, str]) -> None:
     with pytest.raises(UserError, match="needs a GPU"):
         editor(folders, "Flux2KleinPipeline", **setting).edit(picture(), WARM, 0)
@@ -252,7 +252,7 @@ def test_what_needs_a_gpu_says_so_without_one(folders: dict[str, Path], setting:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(
-    "setting", [{"offload": "model"}, {"offload": "sequential"}, {"quantisation": "4bit"}, {"quantisation": "8bit"}]
+    "setting", [{"offload": "model"}, {"offload": "sequential"}, {"quantization": "4bit"}, {"quantization": "8bit"}]
 )
 def test_offloaded_and_quantised_pipelines_edit_on_a_gpu(folders: dict[str, Path], setting: dict[str, str]) -> None:
     made = editor(folders, "Flux2KleinPipeline", device="cuda", **setting)

@@ -45,7 +45,7 @@ def read_answer(data: bytes, source: "Image") -> "Image":
             aspect than the source, or far smaller.
     """
     try:
-        edited = decode_image(data, max_pixels=MAX_ANSWER_PIXELS, formats=FORMATS)
+        edited = decode_image(data, max_pixels=MAX_ANSWER_PIXELS, formats=FORMATS, verify=True)
     except DecodeError as error:
         raise UnusableAnswer(f"the picture it sent {str(error).partition(';')[0]}") from error
     sizes = (

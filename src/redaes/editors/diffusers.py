@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "sequential")
-QUANTISATIONS = ("none", "8bit", "4bit")
+QUANTIZATIONS = ("none", "8bit", "4bit")
 MULTIPLE = 32
 """Sides are multiples of this; what every pipeline's own rounding leaves alone."""
 
@@ -59,7 +59,7 @@ class Weights(NamedTuple):
     dtype: str
     device: str
     offload: str
-    quantisation: str
+    quantization: str
     trust_remote_code: bool
 
 
@@ -79,7 +79,7 @@ class DiffusersEditor:
         device: such as `cuda`, `cuda:1` or `cpu`; `auto`: a GPU if there is one.
         offload: what waits in main memory while it is not used: `none`, the `model`s whose turn it is not, or all but
             one layer (`sequential`), slower and smaller in this order.
-        quantisation: of transformer and text encoder by bitsandbytes while they are loaded: none, 8bit or 4bit (NF4).
+        quantization: of transformer and text encoder by bitsandbytes while they are loaded: none, 8bit or 4bit (NF4).
         steps: of denoising; None: the pipeline's own.
         guidance: how closely the instruction is followed; None: the pipeline's own.
         pixels: the area at which the model works; None: the source's.
@@ -99,7 +99,7 @@ class DiffusersEditor:
         dtype: str = "bfloat16",
         device: str = "auto",
         offload: str = "none",
-        quantisation: str = "none",
+        quantization: str = "none",
         steps: int | None = None,
         guidance: float | None = None,
         pixels: int | None = 1024 * 1024,
@@ -112,7 +112,7 @@ class DiffusersEditor:
         for setting, value, known in (
             ("dtype", dtype, DTYPES),
             ("offload", offload, OFFLOADS),
-            ("quantisation", quantisation, QUANTISATIONS),
+            ("quantization", quantization, QUANTIZATIONS),
         ):
             if value not in known:
                 raise UserError(f"unknown {setting} {value!r} of editor {self.name!r} ({nearest(value, known)})")
@@ -122,7 +122,7 @@ class DiffusersEditor:
             raise UserError(f"editor {self.name!r}: pixels is {pixels}; it takes at least {MULTIPLE**2}")
         if taken := RESERVED & set(call or {}):
             raise UserError(f"editor {self.name!r}: {', '.join(sorted(taken))} in call cannot be set")
-        self.weights = Weights(pipeline, model, revision, dtype, device, offload, quantisation, trust_remote_code)
+        self.weights = Weights(pipeline, model, revision, dtype, device, offload, quantization, trust_remote_code)
         self.steps = steps
         self.guidance = guidance
         self.pixels = pixels
@@ -169,7 +169,7 @@ class DiffusersEditor:
                 made = pipeline(image=at_size(image, size), prompt=instruction.text, generator=generator, **arguments)
             except torch.OutOfMemoryError as error:
                 raise UserError(
-                    f"editor {self.name!r} does not fit into the GPU's memory; set offload: model, or quantisation"
+                    f"editor {self.name!r} does not fit into the GPU's memory; set offload: model, or quantization"
                 ) from error
         if any(getattr(made, "nsfw_content_detected", None) or []):
             raise Declined(f"{self.name}: the safety checker of the pipeline blackened the result")
@@ -223,7 +223,7 @@ def load(weights: Weights) -> Any:
 
     kind = _pipeline_class(diffusers, weights.pipeline)
     device = weights.device if weights.device != "auto" else _accelerator()
-    for setting in ("offload", "quantisation"):
+    for setting in ("offload", "quantization"):
         if getattr(weights, setting) != "none" and torch.device(device).type == "cpu":
             raise UserError(f"{setting}: {getattr(weights, setting)} of {weights.model!r} needs a GPU; device is cpu")
     try:
@@ -248,9 +248,9 @@ def load(weights: Weights) -> Any:
 
 def _from_pretrained(kind: Any, weights: Weights, dtype: Any) -> Any:
     options = {"dtype": dtype, "revision": weights.revision, "trust_remote_code": weights.trust_remote_code}
-    if weights.quantisation != "none":
-        options["quantization_config"] = _quantisation(
-            weights.quantisation, dtype, set(inspect.signature(kind).parameters)
+    if weights.quantization != "none":
+        options["quantization_config"] = _quantization(
+            weights.quantization, dtype, set(inspect.signature(kind).parameters)
         )
     parts = {} if find_spec("torchvision") else _processors(kind, weights)
     # A bare tokenizer in the place of a processor is refused as an argument, and taken afterwards.
@@ -315,7 +315,7 @@ def _accelerator() -> str:
     return found.type if found else "cpu"
 
 
-def _quantisation(bits: str, dtype: Any, parts: set[str]) -> Any:
+def _quantization(bits: str, dtype: Any, parts: set[str]) -> Any:
     from diffusers import PipelineQuantizationConfig
 
     four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
