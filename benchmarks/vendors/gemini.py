@@ -66,7 +66,8 @@ def _read(body: bytes) -> tuple[str, Image.Image]:
         data = base64.urlsafe_b64decode(picture["data"].replace("+", "-").replace("/", "_"))
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise Refused(400, f"Invalid JSON payload received: {error!r}") from error
-    if "IMAGE" not in wanted or picture.get("mimeType") not in ("image/png", "image/jpeg"):
+    # JSON for protocol buffers takes a field by either of its names.
+    if "IMAGE" not in wanted or picture.get("mimeType", picture.get("mime_type")) not in ("image/png", "image/jpeg"):
         raise Refused(400, "This model answers with an image; send a PNG or a JPEG.")
     return words, opened(data)
 
