@@ -67,24 +67,26 @@ def router(vendors: Vendors) -> APIRouter:
     async def completions(request: Request) -> Response:
         async with vendors.answering("/v1/chat/completions"):
             try:
-                _check_key(vendors, request.headers.get("authorization", "").removeprefix("Bearer "))
+                _check_key(vendors, _bearer(request))
                 body = _json(await request.body())
-                _check_openai(body, vendors.structured)
+                _check_openai(body, vendors)
                 question, sizes = _question(body, _openai_part)
             except Refused as refusal:
-                return _openai_error(refusal.status, refusal.message, refusal.param, refusal.code)
+                said = refusal.message + (f" Your key: {_bearer(request)}" if vendors.echo else "")
+                return _openai_error(refusal.status, said, refusal.param, refusal.code)
             return await _respond(vendors, question, sizes, _openai_answer, _openai_error)
 
     @routes.post("/v1/messages")
     async def messages(request: Request) -> Response:
         async with vendors.answering("/v1/messages"):
             try:
-                _check_key(vendors, request.headers.get("x-api-key", ""))
+                _check_key(vendors, request.headers.get("x-api-key") or _bearer(request))
                 body = _json(await request.body())
                 _check_anthropic(body, request.headers.get("anthropic-version"))
                 question, sizes = _question(body, _anthropic_part)
             except Refused as refusal:
-                return _anthropic_error(refusal.status, refusal.message)
+                said = refusal.message + (f" Your key: {_bearer(request)}" if vendors.echo else "")
+                return _anthropic_error(refusal.status, said)
             return await _respond(vendors, question, sizes, _anthropic_answer, _anthropic_error)
 
     return routes
@@ -95,8 +97,10 @@ async def _respond(
 ) -> Response:
     """The answer, or what became of it."""
     try:
-        right = world.answer(question)
         role = question.role
+        right = world.answer(question)
+        if role in vendors.answers:
+            right = {"reference": question.reference, **vendors.answers[role]}
     except ValueError as problem:
         return error(400, str(problem))
     fault = vendors.faults.draw(question.key, (*TRANSPORT, *WORDS))
@@ -119,6 +123,10 @@ def _json(body: bytes) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise Refused(400, "We could not parse the JSON body of your request.")
     return read
+
+
+def _bearer(request: Request) -> str:
+    return request.headers.get("authorization", "").removeprefix("Bearer ")
 
 
 def _check_key(vendors: Vendors, key: str) -> None:
@@ -152,11 +160,11 @@ def _picture(data: str) -> Picture:
     return _seen[digest]
 
 
-def _check_openai(body: dict[str, Any], structured: str) -> None:
+def _check_openai(body: dict[str, Any], vendors: Vendors) -> None:
     for name in ("model", "messages"):
         if not body.get(name):
             raise Refused(400, f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
-    if str(body["model"]).startswith(("gpt-5", "o1", "o3", "o4")):
+    if str(body["model"]).rpartition("/")[2].startswith(vendors.thinking):
         if "max_tokens" in body:
             raise Refused(
                 400,
@@ -175,7 +183,7 @@ def _check_openai(body: dict[str, Any], structured: str) -> None:
             )
     kind = (body.get("response_format") or {}).get("type", "text")
     taken = {"schema": ("text", "json_object", "json_schema"), "json": ("text", "json_object"), "none": ("text",)}
-    if kind not in taken[structured]:
+    if kind not in taken[vendors.structured]:
         raise Refused(
             400,
             f"Invalid parameter: 'response_format' of type '{kind}' is not supported with this model.",

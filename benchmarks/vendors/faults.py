@@ -137,6 +137,7 @@ async def _filler(size: int) -> Any:
     yield b'{"id": "x", "object": "chat.completion", "choices": [{"index": 0, "message": {"content": "'
     for _ in range(0, size, 65536):
         yield b"x" * 65536
+        await asyncio.sleep(0)  # so that a client that has gone is noticed
     yield b'"}}]}'
 
 

@@ -20,7 +20,10 @@ class Vendors:
         latency: seconds that an answer takes.
         key: that clients must show; empty: any will do.
         structured: what response formats the OpenAI endpoint takes.
+        thinking: how models begin that refuse a temperature and `max_tokens`.
         faults: what goes wrong.
+        echo: repeat the key in the message of an error, as careless servers do.
+        answers: by role: what is answered instead of the world's answer, the reference apart.
         requests: by path, faulty ones included.
         answered: by question: how often it was answered well.
         previous: the last answer of each role, for answers that go astray.
@@ -31,7 +34,10 @@ class Vendors:
     latency: float = 0.0
     key: str = ""
     structured: Structured = "schema"
+    thinking: tuple[str, ...] = ("gpt-5", "o1", "o3", "o4")
     faults: Faults = field(default_factory=Faults)
+    echo: bool = False
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     previous: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -50,9 +50,10 @@ class Anthropic(RemoteChat[AnthropicDialect]):
 
     Args:
         model: as the server names it.
-        base_url: of the server, without `/v1`.
+        base_url: of the server, without `/v1`; `$NAME` takes it from an environment variable, and keeps it out of the
+            dataset.
         key_variable: environment variable that holds the key; empty: the server wants none.
-        endpoint: name that limits are set for; None: the address's host and port.
+        endpoint: name that limits are set for; None: the address's host and port, or the variable's name.
         max_tokens: of one answer, thinking included.
         parameters: more that is sent with each request as it stands, such as `{thinking: {type: adaptive}}`.
         timeout: seconds to wait for an answer.
@@ -62,6 +63,8 @@ class Anthropic(RemoteChat[AnthropicDialect]):
     Raises:
         UserError: an address or a setting that cannot be.
     """
+
+    sdk = "anthropic"
 
     def __init__(
         self,
@@ -88,15 +91,10 @@ class Anthropic(RemoteChat[AnthropicDialect]):
             AnthropicDialect(),
         )
 
-    def _open(self, key: str, http: Any) -> Any:
+    def _open(self, address: str, key: str, http: Any) -> Any:
         from anthropic import Anthropic as Client
 
-        return Client(api_key=key or "none", base_url=self.base_url, max_retries=0, http_client=http)
-
-    def _api_error(self) -> type[Exception]:
-        from anthropic import APIError
-
-        return APIError
+        return Client(api_key=key or "none", base_url=address, max_retries=0, http_client=http)
 
     def _send(self, client: Any, turns: Sequence[Turn], form: type[BaseModel], dialect: AnthropicDialect) -> bytes:
         from anthropic import transform_schema

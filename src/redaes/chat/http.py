@@ -64,8 +64,23 @@ class BoundedClient(httpx2.Client):
         return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
 
 
+def address_from(base_url: str) -> str:
+    """The address that a setting means: itself, or `$NAME`, what the environment variable NAME holds.
+
+    Raises:
+        UserError: the variable is not set, or holds no address.
+    """
+    if not base_url.startswith("$"):
+        return base_url
+    address = os.environ.get(base_url[1:], "").strip()
+    if not address:
+        raise UserError(f"no address in the environment variable {base_url[1:]}; set it to where the model is served")
+    endpoint_of(address)
+    return address
+
+
 def endpoint_of(base_url: str) -> str:
-    """The host of an address, with its port if it names one.
+    """The host of an address, with its port if it names one; of `$NAME` the name.
 
     Raises:
         UserError: not an http(s) address, or one with a password in it, which would be written into the dataset.
@@ -74,6 +89,8 @@ def endpoint_of(base_url: str) -> str:
         >>> endpoint_of("https://api.openai.com/v1"), endpoint_of("http://127.0.0.1:8000/v1")
         ('api.openai.com', '127.0.0.1:8000')
     """
+    if base_url.startswith("$"):
+        return base_url[1:]
     try:
         parts = urlsplit(base_url)
         port = parts.port
@@ -118,24 +135,26 @@ def failure(error: Exception, endpoint: str, model: str, key: str) -> CallError 
             return UnusableAnswer(f"{endpoint}: the answer is too large")
         cause = error.__cause__ or error
         return Transient(f"{endpoint}: {type(cause).__name__}: {_line(str(cause), key)}")
-    said = f"{endpoint} answers {status}: {_line(_message(error), key)}"
+    said = f"{endpoint} answers {status}: {_line(words_of(error), key)}"
     if status in (401, 403):
         return UserError(f"{endpoint} refuses the key for model {model!r} ({status})")
-    if status == 404:
+    if status == 404 or status < 400:
         return UserError(f"{said}; check model {model!r} and base_url")
-    if status == 402 or (status == 429 and "insufficient_quota" in _message(error)):
+    if status == 402 or (status == 429 and "insufficient_quota" in words_of(error)):
         return UserError(f"{said}; the account has nothing left")
     if status in (408, 409, 425, 429) or status >= 500:
         return Transient(said, retry_after=_retry_after(error))
     return Declined(said)
 
 
-def _message(error: Any) -> str:
+def words_of(error: Any) -> str:
+    """What the server said, in the form of OpenAI, of Anthropic, of FastAPI, or else as the SDK puts it."""
     body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, dict) else None
-    if not isinstance(inner, dict) or "message" not in inner:
-        return str(error)
-    return " ".join(str(part) for part in (inner["message"], inner.get("code")) if part)
+    said = body.get("error", body) if isinstance(body, dict) else None
+    if isinstance(said, dict):
+        parts = [str(said[name]) for name in ("message", "detail", "param", "code") if said.get(name)]
+        return " ".join(parts) or str(error)
+    return said if isinstance(said, str) else str(error)
 
 
 def _line(text: str, key: str) -> str:

@@ -97,7 +97,8 @@ class Local:
                 raise UserError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
         if batch < 1 or max_tokens < 1 or gather_seconds < 0 or temperature < 0:
             raise UserError("batch and max_tokens must be at least 1, gather_seconds and temperature at least 0")
-        self.model = model
+        weights = _fingerprint(Path(model))
+        self.model = Path(model).name if weights else model
         self.max_tokens = max_tokens
         self.preparation = Preparation(longer_side, "png")  # pixels go in as they are, as from a file without loss
         self._settings = Settings(
@@ -113,7 +114,7 @@ class Local:
             temperature,
         )
         self.parameters: dict[str, Any] = {
-            "weights": _fingerprint(Path(model)) or revision or "main",
+            "weights": weights or revision or "main",
             "dtype": dtype,
             "quantization": quantization,
             "temperature": temperature,

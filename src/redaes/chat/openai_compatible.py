@@ -89,9 +89,10 @@ class OpenAICompatible(RemoteChat[OpenAIDialect]):
 
     Args:
         model: as the server names it.
-        base_url: of the server, up to and with `/v1`.
+        base_url: of the server, up to and with `/v1`; `$NAME` takes it from an environment variable, and keeps it out
+            of the dataset.
         key_variable: environment variable that holds the key; empty: the server wants none.
-        endpoint: name that limits are set for; None: the address's host and port.
+        endpoint: name that limits are set for; None: the address's host and port, or the variable's name.
         temperature: of sampling; None sends none. Models that are known to refuse one are sent none.
         max_tokens: of one answer, thinking included.
         parameters: more that is sent with each request as it stands, such as `{reasoning_effort: low}`.
@@ -103,6 +104,8 @@ class OpenAICompatible(RemoteChat[OpenAIDialect]):
     Raises:
         UserError: an address or a setting that cannot be.
     """
+
+    sdk = "openai"
 
     def __init__(
         self,
@@ -143,15 +146,10 @@ class OpenAICompatible(RemoteChat[OpenAIDialect]):
         if dialect.temperature:
             self.parameters["temperature"] = temperature
 
-    def _open(self, key: str, http: Any) -> Any:
+    def _open(self, address: str, key: str, http: Any) -> Any:
         from openai import OpenAI
 
-        return OpenAI(api_key=key or "none", base_url=self.base_url, max_retries=0, http_client=http)
-
-    def _api_error(self) -> type[Exception]:
-        from openai import APIError
-
-        return APIError
+        return OpenAI(api_key=key or "none", base_url=address, max_retries=0, http_client=http)
 
     def _send(self, client: Any, turns: Sequence[Turn], form: type[BaseModel], dialect: OpenAIDialect) -> bytes:
         request: dict[str, Any] = {dialect.limit: self.max_tokens}

@@ -6,7 +6,7 @@ to another question, mixed up on the way, is noticed. Where an answer cannot be 
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from redaes.calls import Role, Usage
@@ -111,13 +111,21 @@ class ChatPlugin:
             written += 2 * self.chat.max_tokens
         return Usage(read, written)
 
-    def ask(self, question: ChatQuestion, images: "Sequence[Image]", form: type[A], **fields: str) -> A:
+    def ask(
+        self,
+        question: ChatQuestion,
+        images: "Sequence[Image]",
+        form: type[A],
+        check: Callable[[A], None] = lambda answer: None,
+        **fields: str,
+    ) -> A:
         """Ask one question.
 
         Args:
             question: which.
             images: as many as the question names, in its order.
             form: of the answer.
+            check: raises `Unreadable` where the answer has the form and yet does not answer.
             fields: what the question's template leaves open, the reference apart.
 
         Raises:
@@ -131,8 +139,14 @@ class ChatPlugin:
         turns = [Turn("user", (*shown, render_chat(question, reference=reference, **fields)))]
         said = self.chat.ask(turns, form)
         try:
-            return read_answer(said, form, reference)
+            return _checked(said, form, reference, check)
         except Unreadable as problem:
             repair = Turn("user", (_REPAIR.format(problem),))
             turns += [Turn("assistant", (said[:_LONGEST_REPAIRED],)), repair]
-        return read_answer(self.chat.ask(turns, form), form, reference)
+        return _checked(self.chat.ask(turns, form), form, reference, check)
+
+
+def _checked(said: str, form: type[A], reference: str, check: Callable[[A], None]) -> A:
+    answer = read_answer(said, form, reference)
+    check(answer)
+    return answer

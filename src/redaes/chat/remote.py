@@ -8,7 +8,9 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Protocol, Self, TypeVar
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -55,9 +57,9 @@ class RemoteChat(ABC, Generic[D]):
 
     Args:
         model: as the server names it.
-        base_url: of the server.
+        base_url: of the server; `$NAME` takes it from an environment variable, and keeps it out of the dataset.
         key_variable: environment variable that holds the key; empty: the server wants none.
-        endpoint: name that limits are set for; None: the address's host and port.
+        endpoint: name that limits are set for; None: the address's host and port, or the variable's name.
         max_tokens: of one answer, thinking included.
         parameters: more that is sent with each request as it stands, such as `{reasoning_effort: low}`.
         timeout: seconds to wait for an answer.
@@ -65,6 +67,9 @@ class RemoteChat(ABC, Generic[D]):
         picture_format: `jpeg` or `png`.
         dialect: what is tried first.
     """
+
+    sdk: ClassVar[str]
+    """The package of the vendor's SDK."""
 
     def __init__(
         self,
@@ -81,6 +86,8 @@ class RemoteChat(ABC, Generic[D]):
     ) -> None:
         from redaes.chat.http import endpoint_of
 
+        if find_spec(self.sdk) is None:
+            raise ModuleNotFoundError(f"No module named {self.sdk!r}", name=self.sdk)
         if max_tokens < 1 or timeout <= 0:
             raise UserError(f"max_tokens is {max_tokens} and timeout is {timeout}; both must be above 0")
         self.model = model
@@ -120,7 +127,7 @@ class RemoteChat(ABC, Generic[D]):
             dialect = self._dialect
             try:
                 return self._reply(self._send(client, turns, form, dialect))
-            except (self._api_error(), httpx2.HTTPError, AnswerTooLarge) as error:
+            except (import_module(self.sdk).APIError, httpx2.HTTPError, AnswerTooLarge) as error:
                 problem = failure(error, self.endpoint, self.model, self._key)
                 weaker = dialect.without(_refusal(error))
             if weaker is None:
@@ -131,21 +138,18 @@ class RemoteChat(ABC, Generic[D]):
 
     def _connected(self) -> Any:
         """The client, made when it is first needed."""
-        from redaes.chat.http import LARGEST_ANSWER, BoundedClient, key_from
+        from redaes.chat.http import LARGEST_ANSWER, BoundedClient, address_from, key_from
 
         with self._opening:
             if self._client is None:
-                self._key = key_from(self.key_variable)
-                self._client = self._open(self._key, BoundedClient(self.timeout, LARGEST_ANSWER))
+                self._key, address = key_from(self.key_variable), address_from(self.base_url)
+                http = BoundedClient(self.timeout, LARGEST_ANSWER)
+                self._client = self._open(address, self._key, http)
         return self._client
 
     @abstractmethod
-    def _open(self, key: str, http: Any) -> Any:
+    def _open(self, address: str, key: str, http: Any) -> Any:
         """The SDK's client, without retries of its own."""
-
-    @abstractmethod
-    def _api_error(self) -> type[Exception]:
-        """The base of the SDK's errors."""
 
     @abstractmethod
     def _send(self, client: Any, turns: Sequence[Turn], form: type[BaseModel], dialect: D) -> bytes:
@@ -164,4 +168,6 @@ def _refusal(error: Any) -> str:
     """What a refused request is blamed on: the parameter's name if given, and the words. Empty for other errors."""
     if getattr(error, "status_code", None) not in (400, 422):
         return ""
-    return f"{getattr(error, 'param', None) or ''}\n{error}"
+    from redaes.chat.http import words_of
+
+    return f"{getattr(error, 'param', None) or ''}\n{words_of(error)}"

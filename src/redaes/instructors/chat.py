@@ -7,12 +7,13 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from redaes.calls import Role, UnusableAnswer
-from redaes.chat.answers import DiversifyAnswer, InstructAnswer
+from redaes.calls import Role
+from redaes.chat.answers import DiversifyAnswer, EditRequest, InstructAnswer
 from redaes.chat.anthropic import Anthropic
 from redaes.chat.local import Local
 from redaes.chat.openai_compatible import OpenAICompatible
 from redaes.chat.plugin import ChatPlugin
+from redaes.chat.reading import Unreadable
 from redaes.errors import UserError, nearest
 from redaes.instructors.categories import CATEGORIES, Category, listed
 from redaes.records import Instruction, Orientation
@@ -60,8 +61,8 @@ class ChatInstructor(ChatPlugin):
     def instruct(self, image: "Image", seed: int) -> Instruction:
         """See `redaes.instructors.Instructor.instruct`; the answer does not depend on `seed`."""
         everything = listed(list(self.categories), self.categories)
-        answer = self.ask("instruct", [image], InstructAnswer, categories=everything)
-        return self._instruction(answer.category, answer.instruction, answer.analysis)
+        answer = self.ask("instruct", [image], InstructAnswer, self._check_one, categories=everything)
+        return self._instruction(answer, answer.analysis)
 
     def diversify(self, image: "Image", count: int, seed: int) -> list[Instruction]:
         """`count` edits. Categories are drawn by `seed` without replacement, from all again when all are drawn [ours].
@@ -78,19 +79,31 @@ class ChatInstructor(ChatPlugin):
         """
         rng, names = random.Random(f"diversify/{seed}"), list(self.categories)
         drawn = [name for _ in range(-(-count // len(names))) for name in rng.sample(names, len(names))][:count]
-        rows = listed(drawn, self.categories)
-        answer = self.ask("diversify", [image], DiversifyAnswer, categories=rows, count=str(count))
-        if [self._named.get(_plain(edit.category)) for edit in answer.edits] != drawn:
-            raise UnusableAnswer(f"{len(answer.edits)} edits came, not one for each of {', '.join(drawn)}")
-        return [self._instruction(edit.category, edit.instruction, "") for edit in answer.edits]
 
-    def _instruction(self, category: str, text: str, analysis: str) -> Instruction:
-        name, words = self._named.get(_plain(category)), " ".join(text.split())
-        if name is None:
-            raise UnusableAnswer("the category is none of those in the list")
-        if len(words) > LONGEST_INSTRUCTION:
-            raise UnusableAnswer(f"the instruction is longer than {LONGEST_INSTRUCTION} characters")
-        return Instruction(text=words, category=name, orientation=self.categories[name].orientation, analysis=analysis)
+        def check(answer: DiversifyAnswer) -> None:
+            for edit in answer.edits:
+                self._check_one(edit)
+            if [self._name(edit) for edit in answer.edits] != drawn:
+                raise Unreadable(f"edits: there must be one for each of {', '.join(drawn)}, in this order")
+
+        rows = listed(drawn, self.categories)
+        answer = self.ask("diversify", [image], DiversifyAnswer, check, categories=rows, count=str(count))
+        return [self._instruction(edit, "") for edit in answer.edits]
+
+    def _name(self, edit: InstructAnswer | EditRequest) -> str | None:
+        """The category that an answer names, as the table has it."""
+        return self._named.get(_plain(edit.category))
+
+    def _check_one(self, edit: InstructAnswer | EditRequest) -> None:
+        if self._name(edit) is None:
+            raise Unreadable("category: is none of those in the list")
+        if len(edit.instruction) > LONGEST_INSTRUCTION:
+            raise Unreadable(f"instruction: is longer than {LONGEST_INSTRUCTION} characters")
+
+    def _instruction(self, edit: InstructAnswer | EditRequest, analysis: str) -> Instruction:
+        name = self._named[_plain(edit.category)]
+        words, orientation = " ".join(edit.instruction.split()), self.categories[name].orientation
+        return Instruction(text=words, category=name, orientation=orientation, analysis=analysis)
 
 
 def _plain(category: str) -> str:

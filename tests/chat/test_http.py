@@ -1,0 +1,100 @@
+"""What is waited for, what is read, and what an error's words are."""
+
+import gzip
+import threading
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx2
+import openai
+import pytest
+
+from redaes.calls import Declined, Transient
+from redaes.chat.http import AnswerTooLarge, BoundedClient, failure
+from redaes.errors import UserError
+
+STATUSES = {
+    UserError: (307, 401, 402, 403, 404),
+    Declined: (400, 413, 422),
+    Transient: (408, 409, 429, 500, 504, 529),
+}
+
+
+def status_error(status, body=None, **headers):
+    request = httpx2.Request("POST", "http://host/v1")
+    response = httpx2.Response(status, headers=headers, request=request)
+    return openai.APIStatusError(f"Error code: {status}", response=response, body=body)
+
+
+def meaning(error):
+    return failure(error, "host", "m", "sk-secret")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7), ("0.5", 0.5), ("-3", 0), ("99999", 3600), ("nan", None), ("inf", None), ("soon", None), ("", None)],
+)
+def test_the_time_to_wait_is_read_sensibly(value, seconds):
+    assert meaning(status_error(429, **{"retry-after": value})).retry_after == seconds
+
+
+def test_the_time_to_wait_may_be_a_date():
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert 25 < meaning(status_error(503, **{"retry-after": later})).retry_after <= 30
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(status, kind) for kind, statuses in STATUSES.items() for status in statuses],
+)
+def test_a_status_says_what_to_do(status, kind):
+    assert type(meaning(status_error(status))) is kind
+
+
+def test_an_empty_account_is_not_waited_for():
+    error = status_error(429, {"message": "You exceeded your current quota.", "code": "insufficient_quota"})
+    assert isinstance(meaning(error), UserError)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"message": "too\nlong sk-secret", "code": None},
+        {"type": "error", "error": {"type": "x", "message": "too long sk-secret"}},
+        {"detail": "too long sk-secret"},
+        {"error": "too long sk-secret"},
+    ],
+)
+def test_a_servers_words_are_shown_in_one_line_without_the_key(body):
+    assert str(meaning(status_error(400, body))) == "host answers 400: too long ***"
+
+
+@pytest.fixture
+def packed():
+    """The address of a server whose small body unpacks to 64 MB."""
+    bomb = gzip.compress(bytes(64 * 2**20))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-encoding", "gzip")
+            self.send_header("content-length", str(len(bomb)))
+            self.end_headers()
+            self.wfile.write(bomb)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_body_is_bounded_as_it_is_unpacked(packed):
+    with BoundedClient(10.0, 2**20) as client, pytest.raises(AnswerTooLarge, match="1048576"):
+        client.get(packed)
+    with BoundedClient(10.0, 2**27) as client:
+        assert len(client.get(packed).content) == 64 * 2**20
