@@ -119,10 +119,20 @@ def test_further_arguments_of_the_call_reach_it_too(folders: dict[str, Path]) ->
     assert near.edit(picture(), WARM, 0).tobytes() != far.edit(picture(), WARM, 0).tobytes()
 
 
-def test_where_it_runs_is_no_part_of_its_identity_and_all_of_it_is_json(folders: dict[str, Path]) -> None:
-    here, there = (editor(folders, "Flux2KleinPipeline", **s) for s in ({}, {"device": "cuda:1", "offload": "model"}))
-    assert here.identity("edit") == there.identity("edit") == json.loads(json.dumps(here.identity("edit")))
-    assert here.identity("edit") != editor(folders, "Flux2KleinPipeline", revision="two").identity("edit")
+def test_where_it_runs_is_no_part_of_its_identity_and_what_it_runs_is(folders: dict[str, Path], tmp_path: Path) -> None:
+    name = "Flux2KleinPipeline"
+    copy = shutil.copytree(folders[name], tmp_path / folders[name].name)
+    here = editor(folders, name).identity("edit")
+    assert here == editor({name: copy}, name, device="cuda:1", offload="model").identity("edit")
+    assert here == json.loads(json.dumps(here))
+    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert here != editor({name: copy}, name).identity("edit")
+    published, pinned = (
+        create("editors", {"class_path": "diffusers", "pipeline": name, "model": "a/b", "revision": revision})
+        for revision in (None, "1234abc")
+    )
+    assert published.identity("edit") != pinned.identity("edit")
 
 
 @pytest.mark.parametrize("size", [(33, 200), (64, 64), (250, 90)])

@@ -19,9 +19,11 @@ import inspect
 import threading
 from importlib.util import find_spec
 from math import sqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redaes.calls import Declined
+from redaes.calls import Declined, Usage, note
+from redaes.chat.local import fingerprint
 from redaes.editors.answers import at_size
 from redaes.errors import UserError, nearest
 from redaes.registry import require
@@ -73,8 +75,7 @@ class DiffusersEditor:
     Args:
         pipeline: name of the class, such as `QwenImageEditPipeline`.
         model: a folder in diffusers' layout, or an id of the hub.
-        revision: of the model on the hub: a commit or a tag, so that it stays the same. For a folder any word of
-            yours that changes when its weights do.
+        revision: of the model on the hub: a commit or a tag, so that it stays the same.
         dtype: of the weights: float32, bfloat16 or float16.
         device: such as `cuda`, `cuda:1` or `cpu`; `auto`: a GPU if there is one.
         offload: what waits in main memory while it is not used: `none`, the `model`s whose turn it is not, or all but
@@ -83,8 +84,10 @@ class DiffusersEditor:
         steps: of denoising; None: the pipeline's own.
         guidance: how closely the instruction is followed; None: the pipeline's own.
         pixels: the area at which the model works; None: the source's.
-        call: further arguments of the pipeline's call, such as `{image_guidance_scale: 1.5}`.
+        call: more arguments of the pipeline's call, such as `{image_guidance_scale: 1.5}`.
         trust_remote_code: run Python code that lies beside the weights.
+        endpoint: name that limits are set for. One edit is made at a time whatever they say; those that wait for it
+            take the place of other calls.
         name: under which edits are recorded; None: the last part of `model`.
 
     Raises:
@@ -105,10 +108,14 @@ class DiffusersEditor:
         pixels: int | None = 1024 * 1024,
         call: dict[str, Any] | None = None,
         trust_remote_code: bool = False,
+        endpoint: str = "local",
         name: str | None = None,
     ) -> None:
         require("diffusers")
-        self.name = name or model.rstrip("/").rpartition("/")[2]
+        self.model = Path(model).name
+        self.name = name or self.model
+        self.digest = fingerprint(Path(model))
+        self.endpoint = endpoint
         for setting, value, known in (
             ("dtype", dtype, DTYPES),
             ("offload", offload, OFFLOADS),
@@ -130,14 +137,22 @@ class DiffusersEditor:
 
     def identity(self, role: str) -> dict[str, Any]:
         """What an edit depends on beside picture, instruction and seed."""
-        of_weights = {k: v for k, v in self.weights._asdict().items() if k not in ("device", "offload")}
+        weights = self.weights
         return {
-            **of_weights,
+            "model": self.model,
+            "weights": self.digest or f"{weights.model}@{weights.revision or 'main'}",
+            "pipeline": weights.pipeline,
+            "dtype": weights.dtype,
+            "quantization": weights.quantization,
             "steps": self.steps,
             "guidance": self.guidance,
             "pixels": self.pixels,
             "call": self.call,
         }
+
+    def largest_usage(self, role: str) -> Usage:
+        """One picture; it costs no money."""
+        return Usage(images=1)
 
     def edit(self, image: "Image", instruction: "Instruction", seed: int) -> "Image":
         """Carry out an instruction.
@@ -171,6 +186,7 @@ class DiffusersEditor:
                 raise UserError(
                     f"editor {self.name!r} does not fit into the GPU's memory; set offload: model, or quantization"
                 ) from error
+        note("", model=self.model, images=1)
         if any(getattr(made, "nsfw_content_detected", None) or []):
             raise Declined(f"{self.name}: the safety checker of the pipeline blackened the result")
         return at_size(made.images[0], image.size)

@@ -41,7 +41,8 @@ class ImagesApiEditor:
 
     Args:
         model: as the endpoint names it.
-        base_url: of the endpoint, with its version.
+        base_url: of the endpoint, with its version; `$NAME` takes it from an environment variable, and keeps it out of
+            the dataset.
         key_variable: of the environment, with the key in it; empty: the endpoint asks for none.
         endpoint: name that limits are set for; None: the address's host and port.
         route: `edits` sends a form with the picture as a file; `generations` sends JSON with it as a data address.
@@ -159,13 +160,13 @@ class ImagesApiEditor:
     def _opened(self, key: str) -> "openai.OpenAI":
         import openai
 
-        from redaes.chat.http import BoundedClient
+        from redaes.chat.http import BoundedClient, address_from
 
         with self._opening:
             if self._client is None:
                 self._client = openai.OpenAI(
                     api_key=key or "none",
-                    base_url=self.base_url,
+                    base_url=address_from(self.base_url),
                     max_retries=0,
                     http_client=BoundedClient(self.timeout, MAX_ANSWER_BYTES),
                 )

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from redaes.calls import CallError, Declined, Transient, UnusableAnswer, Usage, note
-from redaes.chat.http import endpoint_of, key_from
+from redaes.chat.http import address_from, endpoint_of, key_from
 from redaes.editors.answers import png, read_answer
 from redaes.errors import UserError
 
@@ -33,7 +33,7 @@ class NanoBananaEditor:
 
     Args:
         model: as Google names it; Nano-Banana is gemini-2.5-flash-image.
-        base_url: of the API, without a version.
+        base_url: of the API, without a version; `$NAME` takes it from an environment variable.
         key_variable: of the environment, with the key in it.
         endpoint: name that limits are set for; None: the address's host and port.
         parameters: fields of the SDK's `GenerateContentConfig`, such as `{temperature: 0.5}` or
@@ -124,7 +124,9 @@ class NanoBananaEditor:
         with self._opening:
             if self._client is None:
                 # Pictures are asked for in this version of the API; the SDK's own choice depends on its release.
-                options = HttpOptions(base_url=self.base_url, api_version="v1beta", timeout=round(1000 * self.timeout))
+                options = HttpOptions(
+                    base_url=address_from(self.base_url), api_version="v1beta", timeout=round(1000 * self.timeout)
+                )
                 self._client = Client(vertexai=False, api_key=key, http_options=options)
             return self._client
 
