@@ -179,6 +179,7 @@ def stopped(reason: str, *parts: dict[str, Any]) -> dict[str, Any]:
         stopped("STOP", {"inlineData": {"mimeType": "image/png", "data": ""}}),
     ],
 )
+@pytest.mark.filterwarnings("ignore:SOMETHING_NEW is not a valid FinishReason")
 def test_an_answer_without_a_picture_is_unusable(answering: Callable[[Any], str], body: dict[str, Any]) -> None:
     with pytest.raises(UnusableAnswer):
         asked(editor(answering(body)))
