@@ -2,6 +2,8 @@
 
 import gzip
 import threading
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,31 +72,58 @@ def test_a_servers_words_are_shown_in_one_line_without_the_key(body):
     assert str(meaning(status_error(400, body))) == "host answers 400: too long ***"
 
 
-@pytest.fixture
-def packed():
-    """The address of a server whose small body unpacks to 64 MB."""
-    bomb = gzip.compress(bytes(64 * 2**20))
+@contextmanager
+def serving(send):
+    """The address of a server that answers with what `send` does to its handler."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
-            self.send_header("content-encoding", "gzip")
-            self.send_header("content-length", str(len(bomb)))
-            self.end_headers()
-            self.wfile.write(bomb)
+            send(self)
 
         def log_message(self, *_):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
-def test_a_body_is_bounded_as_it_is_unpacked(packed):
-    with BoundedClient(10.0, 2**20) as client, pytest.raises(AnswerTooLarge, match="1048576"):
-        client.get(packed)
-    with BoundedClient(10.0, 2**27) as client:
-        assert len(client.get(packed).content) == 64 * 2**20
+def test_a_body_is_bounded_as_it_is_unpacked():
+    bomb = gzip.compress(bytes(64 * 2**20))
+
+    def send(handler):
+        handler.send_header("content-encoding", "gzip")
+        handler.send_header("content-length", str(len(bomb)))
+        handler.end_headers()
+        handler.wfile.write(bomb)
+
+    with serving(send) as address:
+        with BoundedClient(10.0, 2**20) as client, pytest.raises(AnswerTooLarge, match="1048576"):
+            client.get(address)
+        with BoundedClient(10.0, 2**27) as client:
+            assert len(client.get(address).content) == 64 * 2**20
+
+
+def test_a_body_that_drips_is_not_waited_for():
+    """Each byte comes in time; the whole would take ten seconds."""
+
+    def send(handler):
+        handler.send_header("content-length", "200")
+        handler.end_headers()
+        for _ in range(200):
+            try:
+                handler.wfile.write(b"x")
+            except OSError:
+                return
+            time.sleep(0.05)
+
+    with serving(send) as address, BoundedClient(0.5, 2**20) as client:
+        start = time.monotonic()
+        with pytest.raises(httpx2.ReadTimeout, match="too long"):
+            client.get(address)
+        assert time.monotonic() - start < 5

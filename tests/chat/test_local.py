@@ -10,7 +10,7 @@ from tests.chat.tiny_llava import write_tiny_llava
 from redaes.calls import Declined, UnusableAnswer, collecting
 from redaes.chat import Turn
 from redaes.chat.answers import ScoreAnswer
-from redaes.chat.local import Local, LocalModel, _worker
+from redaes.chat.local import Local, LocalModel, worker_of
 from redaes.errors import UserError
 from redaes.judges import Judge
 from redaes.judges.chat import LocalJudge
@@ -49,7 +49,7 @@ def test_questions_of_several_threads_are_answered_together_and_as_if_alone(chec
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    assert _worker(together._settings).sizes == [4]
+    assert worker_of(together.settings).sizes == {4: 1}
     alone = Local(checkpoint, dtype="float32", batch=1, max_tokens=MOST)
     assert found == [said(alone, *question) for question in questions]
     assert len({reply for reply, _ in found}) > 1  # the model sees the pictures or reads the words
@@ -60,7 +60,7 @@ def test_questions_of_several_threads_are_answered_together_and_as_if_alone(chec
 def test_the_picture_is_seen(checkpoint, photo):
     chat = Local(checkpoint, dtype="float32", max_tokens=MOST)
     negative = photo.point(lambda level: 255 - level)
-    model = LocalModel(chat._settings)
+    model = LocalModel(chat.settings)
     first, second = (model.model(**model.processor([[_asked(image)]])).logits[0, -1] for image in (photo, negative))
     assert (first - second).abs().max() > 1e-4
 
@@ -82,7 +82,7 @@ def test_a_judge_asks_it_and_notes_what_it_said(checkpoint, photo, other):
 def test_a_batch_too_large_for_memory_is_halved(llava, photo):
     import torch
 
-    model = LocalModel(Local(str(llava), dtype="float32", max_tokens=4)._settings)
+    model = LocalModel(Local(str(llava), dtype="float32", max_tokens=4).settings)
     generate, rows = model.model.generate, []
 
     def within_memory(**inputs):
@@ -99,6 +99,16 @@ def test_a_batch_too_large_for_memory_is_halved(llava, photo):
     room = 0
     with pytest.raises(Declined, match="memory"):
         model.generate(turns)
+
+
+def test_weights_may_be_kept_in_four_bits(photo):
+    pytest.importorskip("bitsandbytes")
+    model = LocalModel(Local(str(shipped_nano()), quantization="4bit", device="cpu", max_tokens=4).settings)
+    kinds = {type(module).__name__ for name, module in model.model.named_modules() if name.endswith("q_proj")}
+    assert kinds == {"Linear4bit"}
+    (spoken,) = model.generate([[Turn("user", (photo, "Judge."))]])
+    assert spoken.written <= 4
+    assert spoken.text
 
 
 def test_words_cannot_pass_for_the_marks_between_turns(checkpoint, photo):

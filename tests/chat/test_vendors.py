@@ -90,6 +90,26 @@ def test_one_repair_mends_an_answer_that_cannot_be_read(vendor, address, vendors
 
 
 @each_vendor
+def test_with_a_third_of_the_answers_broken_every_question_gets_its_right_answer(vendor, address, vendors, photo):
+    asked = judge(vendor, address)
+    images = [photo.rotate(angle) for angle in range(0, 360, 9)]
+    right = [asked.score(image) for image in images]
+    quick = [kind for kind in (*TRANSPORT, *WORDS) if kind not in ("timeout", "huge")]
+    vendors.faults.kinds, vendors.faults.share = quick, 0.33
+
+    def insist(image):
+        for _ in range(vendors.faults.in_a_row + 1):
+            try:
+                return asked.score(image)
+            except (Transient, UnusableAnswer):
+                continue
+        return None
+
+    assert [insist(image) for image in images] == right
+    assert vendors.faults.injected.total() > 5
+
+
+@each_vendor
 def test_a_huge_answer_is_not_read_to_its_end(vendor, address, vendors, photo):
     vendors.faults.huge = 2**40  # a terabyte: had it to be read, the test would not end
     vendors.faults.kinds, vendors.faults.share = ("huge",), 1.0
@@ -257,6 +277,9 @@ def test_settings_are_checked_like_any_plug_ins(vendor):
         assert "secret" not in str(caught.value)
     with pytest.raises(UserError, match="model"):
         create("judges", vendor)
+    own = {"class_path": vendor, "init_args": {"model": "m", "perceptual_qualty": True}}
+    with pytest.raises(UserError, match="did you mean 'perceptual_quality'"):
+        create("verifiers", own)
 
 
 @each_vendor

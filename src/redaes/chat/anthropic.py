@@ -46,7 +46,7 @@ class _Answer(BaseModel):
 
 
 class Anthropic(RemoteChat[AnthropicDialect]):
-    """A Claude model at Anthropic, or at a server that speaks its protocol.
+    """A Claude model at Anthropic, or at a server that speaks its protocol. Its models are sent no temperature.
 
     Args:
         model: as the server names it.

@@ -10,6 +10,7 @@ import hashlib
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cache
@@ -101,7 +102,7 @@ class Local:
         self.model = Path(model).name if weights else model
         self.max_tokens = max_tokens
         self.preparation = Preparation(longer_side, "png")  # pixels go in as they are, as from a file without loss
-        self._settings = Settings(
+        self.settings = Settings(
             model,
             revision,
             dtype,
@@ -123,7 +124,7 @@ class Local:
 
     def ask(self, turns: Sequence[Turn], form: type[BaseModel]) -> str:
         """See `redaes.chat.Chat.ask`; the form is asked for in words alone."""
-        said = _worker(self._settings).answer([self._prepared(turn) for turn in turns])
+        said = worker_of(self.settings).answer([self._prepared(turn) for turn in turns])
         note(clean(said.text), model=self.model, input_tokens=said.read, output_tokens=said.written)
         if not said.ended:
             raise UnusableAnswer(f"{self.model} was cut off after {self.max_tokens} tokens")
@@ -157,7 +158,7 @@ def _shared(settings: Settings) -> "Worker":
 _making = threading.Lock()
 
 
-def _worker(settings: Settings) -> "Worker":
+def worker_of(settings: Settings) -> "Worker":
     """The one worker of these settings in this process."""
     with _making:
         return _shared(settings)
@@ -168,8 +169,8 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.sizes: list[int] = []
-        """How many questions each batch had, for those who want to know whether batching pays."""
+        self.sizes: Counter[int] = Counter()
+        """How many batches there were of each size."""
         self._waiting: queue.Queue[tuple[list[Turn], Future[Spoken]]] = queue.Queue()
         threading.Thread(target=self._work, name=f"model {settings.model}", daemon=True).start()
 
@@ -183,7 +184,7 @@ class Worker:
         model: LocalModel | None = None
         while True:
             gathered = self._gather()
-            self.sizes.append(len(gathered))
+            self.sizes[len(gathered)] += 1
             try:
                 model = model or LocalModel(self.settings)
                 for (_, future), said in zip(gathered, model.generate([t for t, _ in gathered]), strict=True):

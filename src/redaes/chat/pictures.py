@@ -59,9 +59,10 @@ class Preparation:
 
     @property
     def largest_tokens(self) -> int:
-        """At most so many tokens are billed for one picture: vendors count squares of 24 to 32 pixels, or fewer."""
-        return math.ceil(self.longer_side / 24) ** 2
+        """More than any vendor bills for one picture: one for each square of 20 pixels, and 300."""
+        return math.ceil(self.longer_side / 20) ** 2 + 300
 
     def identity(self) -> dict[str, Any]:
         """What answers depend on."""
-        return {"longer_side": self.longer_side, "format": self.picture_format, "quality": JPEG_QUALITY}
+        quality = f" {JPEG_QUALITY}" if self.picture_format == "jpeg" else ""
+        return {"longer_side": self.longer_side, "format": self.picture_format + quality}

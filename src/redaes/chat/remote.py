@@ -8,9 +8,10 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -34,7 +35,8 @@ class Dialect(Protocol):
 D = TypeVar("D", bound=Dialect)
 
 
-class Reply(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Reply:
     """What a server answered.
 
     Attributes:
@@ -42,14 +44,14 @@ class Reply(BaseModel):
         model: that answered.
         read: tokens billed for the question.
         written: tokens billed for the answer.
-        ending: `stop`, `length` or `refusal`.
+        ending: why it ended there.
     """
 
     text: str
     model: str
     read: int
     written: int
-    ending: str
+    ending: Literal["stop", "length", "refusal"]
 
 
 class RemoteChat(ABC, Generic[D]):
