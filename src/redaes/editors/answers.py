@@ -21,7 +21,7 @@ MAX_ANSWER_PIXELS = 36_000_000
 """Twice the 4096 x 4096 that the largest of today's editors make [O]."""
 
 MAX_ANSWER_BYTES = 64 * 2**20
-"""Of an answer with its picture in base64: a PNG of 4096 x 4096 random pixels just fits [O]."""
+"""Of an answer with its picture in base64: a PNG of 4000 x 4000 fits, whatever its pixels [O]."""
 
 ASPECT_TOLERANCE = 0.03
 """Models round sides to multiples of 16 to 64 pixels; beyond this share the framing was changed [O]."""
