@@ -48,6 +48,17 @@ def test_every_built_in_plugin_loads_and_satisfies_its_contract() -> None:
     assert broken == []
 
 
+def test_a_plugin_whose_library_is_missing_says_so_when_it_is_made(site: Path) -> None:
+    """Not at its first work, when others have been paid for theirs."""
+    (site / "late.py").write_text(
+        "from redaes.registry import require\n\n\nclass Late:\n"
+        "    def __init__(self):\n        require('json')\n        require('no_such_library')\n\n"
+        "    def edit(self, image, instruction, seed):\n        return image\n"
+    )
+    with pytest.raises(UserError, match=r"editor 'late\.Late' cannot be made: .* No module named 'no_such_library'"):
+        create("editors", "late.Late")
+
+
 def test_listing_imports_no_plugin() -> None:
     code = (
         "import sys; from redaes.registry import list_plugins; names = {p.name for p in list_plugins()};"

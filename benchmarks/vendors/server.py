@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from benchmarks.vendors import chat
+from benchmarks.vendors import chat, gemini, images
 from benchmarks.vendors.faults import TRANSPORT, WORDS, Faults
+from benchmarks.vendors.images import PICTURES
 from benchmarks.vendors.state import Vendors
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
@@ -26,7 +27,8 @@ from starlette.responses import JSONResponse, Response
 def create_app(vendors: Vendors) -> FastAPI:
     """The application with all vendors' endpoints."""
     app = FastAPI(openapi_url=None)
-    app.include_router(chat.router(vendors))
+    for vendor in (chat, images, gemini):
+        app.include_router(vendor.router(vendors))
 
     @app.get("/counts")
     async def counts(request: Request) -> Response:
@@ -71,13 +73,13 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that an answer takes")
     parser.add_argument("--key", default="", help="that clients must show")
     parser.add_argument("--structured", choices=("schema", "json", "none"), default="schema")
-    parser.add_argument("--faults", default="", help="kinds, separated by commas; all: every one of a chat model's")
+    parser.add_argument("--faults", default="", help="kinds, separated by commas; all: every one")
     parser.add_argument("--share", type=float, default=0.2, help="of the answers that are broken")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--delay", type=float, default=5.0, help="seconds of silence of a time-out")
     parser.add_argument("--retry-after", type=float, default=1.0, help="seconds that 429_retry_after asks for")
     args = parser.parse_args()
-    kinds = (*TRANSPORT, *WORDS) if args.faults == "all" else tuple(filter(None, args.faults.split(",")))
+    kinds = (*TRANSPORT, *WORDS, *PICTURES) if args.faults == "all" else tuple(filter(None, args.faults.split(",")))
     faults = Faults(kinds, args.share, args.seed, delay=args.delay, retry_after=args.retry_after)
     server, listening, address = _server(Vendors(args.latency, args.key, args.structured, faults), args.port)
     print(json.dumps({"address": address, "pid": os.getpid()}), flush=True)

@@ -16,6 +16,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions
 from importlib.metadata import version as distribution_version
+from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args
@@ -47,7 +48,6 @@ EXTRAS = {
     "pyarrow": "data",
     "imagehash": "data",
     "diffusers": "editors",
-    "wandb": "wandb",
 }
 
 DISABLE = "REDAES_DISABLE_PLUGINS"
@@ -178,6 +178,16 @@ def optional(module: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise UserError(f"{module} is needed and cannot be imported: {_cause(error)}") from error
+
+
+def require(module: str) -> None:
+    """Say that a plug-in cannot be made without a module, before the first work it is given, and without importing it.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; `create` makes a UserError of it that names the extra to install.
+    """
+    if find_spec(module) is None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 def protocol(kind: str) -> type[Any]:

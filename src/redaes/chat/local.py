@@ -98,7 +98,7 @@ class Local:
                 raise UserError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
         if batch < 1 or max_tokens < 1 or gather_seconds < 0 or temperature < 0:
             raise UserError("batch and max_tokens must be at least 1, gather_seconds and temperature at least 0")
-        weights = _fingerprint(Path(model))
+        weights = fingerprint(Path(model))
         self.model = Path(model).name if weights else model
         self.max_tokens = max_tokens
         self.preparation = Preparation(longer_side, "png")  # pixels go in as they are, as from a file without loss
@@ -137,16 +137,16 @@ class Local:
         return Turn(turn.side, tuple(parts))
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
     """Sixteen digits of a checkpoint directory: its configuration, and size and last megabyte of its weights."""
     if not folder.is_dir():
         return ""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+    for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.safetensors")]):
         with path.open("rb") as file:
             size = path.stat().st_size
             file.seek(max(0, size - 2**20))
-            digest.update(f"{path.name}/{size}/".encode() + file.read())
+            digest.update(f"{path.relative_to(folder)}/{size}/".encode() + file.read())
     return digest.hexdigest()[:16]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from redaes.errors import UserError, nearest
+from redaes.presets import resolve_config
 from redaes.registry import PluginSpec
 
 
@@ -173,8 +174,15 @@ class EngineConfig(Settings):
         return self.verification.min_passing or -(-4 * len(self.editors) // 5)
 
 
+PLUGINS = ("source", "instructor", "editors", "verifiers", "judges", "fusion")
+"""Keys whose values are plug-ins, or lists of them."""
+
+
 def load_config(path: Path, overrides: Sequence[str] = (), replace: Mapping[str, Any] | None = None) -> EngineConfig:
     """Read a YAML file and apply overrides.
+
+    In the place of a plug-in, or of a list of them, file and overrides may name another YAML file that holds it, such
+    as `paper/editors/flux2.yaml`; its settings can be overridden as if they stood in its place.
 
     Args:
         path: the file.
@@ -195,8 +203,10 @@ def load_config(path: Path, overrides: Sequence[str] = (), replace: Mapping[str,
             raise UserError(f"{path} is a list; a configuration is a mapping of keys to values")
         for key, value in (replace or {}).items():
             OmegaConf.update(config, key, value, merge=False)
+        _read_named_files(config)
         for override in overrides:
             _override(config, override)
+        _read_named_files(config)
         values: Any = OmegaConf.to_container(config, resolve=True)
     except (OSError, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
@@ -204,6 +214,20 @@ def load_config(path: Path, overrides: Sequence[str] = (), replace: Mapping[str,
         return EngineConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{path}: {_first_problem(error)}") from error
+
+
+def _read_named_files(config: Any) -> None:
+    """Put what is in a file in the place of its name, in place."""
+    from omegaconf import OmegaConf
+
+    def read(value: Any) -> Any:
+        if isinstance(value, str) and value.endswith(".yaml"):
+            return read(OmegaConf.to_container(OmegaConf.load(resolve_config(value))))
+        return [read(one) for one in value] if isinstance(value, list) else value
+
+    plain: Any = OmegaConf.to_container(config)
+    for key in plain.keys() & set(PLUGINS):
+        OmegaConf.update(config, key, read(plain[key]), merge=False)
 
 
 def _override(config: Any, override: str) -> None:
