@@ -1,0 +1,329 @@
+"""The ledger's database: SQLite tables in which every row carries a checksum, and sums that miss a lost one.
+
+    calls      one row for every attempt, in the order of commitment, never changed or deleted; `id` counts from 1
+    results    what became of a source, per build
+    totals     sums over the calls, kept up to date with every commit, so that they are never computed
+    state      how far the segments are in the database, and the sum of all entries of the index `calls_by_hash`
+
+What a damaged page can do, and what notices it: a changed row, its checksum; a lost row, the index entry that leads
+to it; a changed or lost index entry, the sum in `state` (compared at each opening for writing, which reads the index
+alone: about a tenth of a second for a million calls); a lost row of `totals`, the number of calls.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from redaes.data.manifest import canonical_json
+from redaes.engine.segments import Fields, Position, checksum
+from redaes.errors import UserError
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 60.0
+
+CALL_COLUMNS = {
+    **dict.fromkeys(("key", "role", "plugin", "version", "model", "prompt", "parameters", "images"), "TEXT NOT NULL"),
+    **dict.fromkeys(("source", "status", "replies"), "TEXT NOT NULL"),
+    "result": "TEXT",
+    **dict.fromkeys(("input_tokens", "output_tokens", "images_made"), "INTEGER NOT NULL"),
+    **dict.fromkeys(("cost", "latency"), "REAL NOT NULL"),
+    "attempt": "INTEGER NOT NULL",
+    "error": "TEXT NOT NULL",
+    "at": "REAL NOT NULL",
+}
+FORGOTTEN = "forgotten"
+"""The status of a row that is no call: from here on a dead letter of its key does not count."""
+
+_BY = ("role", "plugin", "model", "status")
+_SUMMED = ("input_tokens", "output_tokens", "images_made", "cost", "latency")
+_TOTALS = (*_BY, "calls", *_SUMMED)
+_SCHEMA = f"""
+CREATE TABLE calls (id INTEGER PRIMARY KEY, hash INTEGER NOT NULL,
+    {", ".join(f"{name} {kind}" for name, kind in CALL_COLUMNS.items())}, checksum TEXT NOT NULL);
+CREATE INDEX calls_by_hash ON calls (hash);
+CREATE INDEX calls_failed ON calls (status) WHERE status = 'failed';
+CREATE TABLE results (build TEXT NOT NULL, source TEXT NOT NULL, text TEXT NOT NULL, checksum TEXT NOT NULL);
+CREATE UNIQUE INDEX results_by_source ON results (build, source);
+CREATE TABLE totals (role TEXT, plugin TEXT, model TEXT, status TEXT, calls INTEGER, input_tokens INTEGER,
+    output_tokens INTEGER, images_made INTEGER, cost REAL, latency REAL, checksum TEXT NOT NULL,
+    PRIMARY KEY ({", ".join(_BY)}));
+CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 1), text TEXT NOT NULL, checksum TEXT NOT NULL);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+class Damaged(Exception):
+    """The database is not what was written; the message says what does not match."""
+
+
+class Entry(NamedTuple):
+    """What is written: the fields of a call or a result, and their checksum."""
+
+    fields: Fields
+    checksum: str
+
+
+class Total(NamedTuple):
+    """Sums over the calls of one role, plug-in, model and status; costs in the price table's currency, times in s."""
+
+    role: str
+    plugin: str
+    model: str
+    status: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    images_made: int
+    cost: float
+    latency: float
+
+
+@dataclass
+class State:
+    """See the module's table. Sums are of the upper and lower halves of the hashes."""
+
+    segment: int = 1
+    offset: int = 0
+    calls: int = 0
+    high: int = 0
+    low: int = 0
+
+
+@contextmanager
+def explaining(path: Path, repair: str) -> Iterator[None]:
+    """Say in one line what is the matter with a database.
+
+    Args:
+        path: its file.
+        repair: the command that mends it.
+
+    Raises:
+        UserError: instead of what SQLite and `Damaged` say.
+    """
+    try:
+        yield
+    except Damaged as error:
+        raise UserError(f"{path} is damaged ({error}); run `{repair}`") from error
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, (sqlite3.ProgrammingError, sqlite3.NotSupportedError)):
+            raise
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise UserError(
+                f"cannot write {path}: the disk is full; make room and run the same command again"
+            ) from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            raise UserError(f"cannot write {path}: {error}") from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise UserError(f"{path} is locked by another program; close it and run the same command again") from error
+        if code == sqlite3.SQLITE_IOERR:
+            raise UserError(f"cannot read or write {path}: {error} ({error.sqlite_errorname})") from error
+        raise UserError(f"{path} is damaged ({error}); run `{repair}`") from error
+
+
+class Database:
+    """A connection. Not for several threads at a time.
+
+    Args:
+        path: the file.
+        access: `write` makes it where it is missing; `read` never writes.
+    """
+
+    def __init__(self, path: Path, access: Literal["write", "read"]) -> None:
+        self.path = path
+        location = path.absolute().as_uri() + ("" if access == "write" else "?mode=ro")
+        self.sql = sqlite3.connect(
+            location, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        if access == "write":
+            self.sql.execute("PRAGMA journal_mode = WAL")
+            self.sql.execute("PRAGMA synchronous = FULL")
+            self.sql.execute("PRAGMA cache_size = -32768")
+            self._create()
+        version = self.sql.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise Damaged(f"it has schema version {version}, this redaes knows {SCHEMA_VERSION}")
+
+    def _create(self) -> None:
+        with self.transaction():
+            if not self.sql.execute("SELECT 1 FROM sqlite_schema").fetchone():
+                for statement in _SCHEMA.split(";"):
+                    self.sql.execute(statement)
+                self._set_state(State())
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Hold the write lock among all processes; commit durably at the end, or undo at an exception."""
+        self.sql.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.sql.execute("COMMIT")
+        finally:
+            if self.sql.in_transaction:
+                self.sql.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.sql.close()
+
+    # --- writing, inside a transaction --------------------------------------------------------------------------------
+
+    def write(self, entries: Iterable[Entry], position: Position) -> None:
+        """Add entries.
+
+        Args:
+            entries: in their order.
+            position: of the segments, after them.
+        """
+        calls: list[Entry] = []
+        results: list[Entry] = []
+        for entry in entries:
+            (calls if entry.fields["kind"] == "call" else results).append(entry)
+        state = self.state()
+        if calls:
+            self._write_calls(calls, state)
+        self.sql.executemany(
+            "INSERT OR REPLACE INTO results (build, source, text, checksum) VALUES (?, ?, ?, ?)",
+            [(e.fields["build"], e.fields["source"], e.fields["text"], e.checksum) for e in results],
+        )
+        state.segment, state.offset = position
+        self._set_state(state)
+
+    def _write_calls(self, calls: Sequence[Entry], state: State) -> None:
+        hashes = [_hash(entry.fields["key"]) for entry in calls]
+        marks = ", ".join("?" * (len(CALL_COLUMNS) + 3))
+        rows = (
+            (state.calls + n, hash_, *(entry.fields[column] for column in CALL_COLUMNS), entry.checksum)
+            for n, (hash_, entry) in enumerate(zip(hashes, calls, strict=True), 1)
+        )
+        self.sql.executemany(f"INSERT INTO calls VALUES ({marks})", rows)
+        self._add_totals(calls)
+        state.calls += len(calls)
+        state.high += sum(hash_ >> 32 for hash_ in hashes)
+        state.low += sum(hash_ & 0xFFFFFFFF for hash_ in hashes)
+
+    def _add_totals(self, calls: Sequence[Entry]) -> None:
+        sums = {total[: len(_BY)]: list(total[len(_BY) :]) for total in self._read_totals()}
+        touched = set()
+        for entry in calls:
+            by = tuple(entry.fields[name] for name in _BY)
+            values = sums.setdefault(by, [0, 0, 0, 0, 0.0, 0.0])
+            for n, added in enumerate((1, *(entry.fields[name] for name in _SUMMED))):
+                values[n] += added
+            touched.add(by)
+        rows = [(*by, *sums[by]) for by in touched]
+        self.sql.executemany(
+            f"INSERT OR REPLACE INTO totals VALUES ({', '.join('?' * (len(_TOTALS) + 1))})",
+            [(*row, checksum(dict(zip(_TOTALS, row, strict=True)))) for row in rows],
+        )
+
+    def _set_state(self, state: State) -> None:
+        text = canonical_json(asdict(state))
+        self.sql.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (text, checksum({"state": text})))
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """The state, verified."""
+        row = self.sql.execute("SELECT text, checksum FROM state").fetchone()
+        if row is None:
+            raise Damaged("its state is gone")
+        _verify({"state": row[0]}, row[1], "its state")
+        return State(**json.loads(row[0]))
+
+    def calls(self, key: str) -> list[dict[str, Any]]:
+        """All rows of a key, verified, in order."""
+        hash_ = _hash(key)
+        rows = self._calls("hash = ? ORDER BY id", hash_)
+        for row in rows:
+            if _hash(row["key"]) != hash_:
+                raise Damaged("an entry of calls_by_hash leads to another call")
+        return [row for row in rows if row["key"] == key]
+
+    def failed(self) -> list[int]:
+        """The rows that were dead letters when they were written."""
+        ids = [row[0] for row in self.sql.execute("SELECT id FROM calls WHERE status = 'failed' ORDER BY id")]
+        if len(ids) != sum(total.calls for total in self._read_totals() if total.status == "failed"):
+            raise Damaged("the index calls_failed does not list all failed calls")
+        return ids
+
+    def call(self, number: int) -> dict[str, Any]:
+        """One row, verified."""
+        rows = self._calls("id = ?", number)
+        if not rows:
+            raise Damaged(f"call {number} is gone")
+        return rows[0]
+
+    def _calls(self, where: str, value: int) -> list[dict[str, Any]]:
+        columns = list(CALL_COLUMNS)
+        found = []
+        for number, *values, digest in self.sql.execute(
+            f"SELECT id, {', '.join(columns)}, checksum FROM calls WHERE {where}", (value,)
+        ):
+            fields = {"kind": "call", **dict(zip(columns, values, strict=True))}
+            _verify(fields, digest, f"call {number}")
+            found.append({**fields, "id": number})
+        return found
+
+    def result(self, build: str, source: str) -> str | None:
+        """What became of a source, verified; None if it is not known."""
+        row = self.sql.execute(
+            "SELECT text, checksum FROM results WHERE build = ? AND source = ?", (build, source)
+        ).fetchone()
+        if row is None:
+            return None
+        _verify({"kind": "result", "build": build, "source": source, "text": row[0]}, row[1], f"the result of {source}")
+        return str(row[0])
+
+    def results_count(self, build: str) -> int:
+        """Sources of a build whose result is known."""
+        return int(self.sql.execute("SELECT count(*) FROM results WHERE build = ?", (build,)).fetchone()[0])
+
+    def totals(self) -> list[Total]:
+        """All sums, verified."""
+        totals = self._read_totals()
+        if sum(total.calls for total in totals) != self.state().calls:
+            raise Damaged("the totals are not those of all calls")
+        return [total for total in totals if total.status != FORGOTTEN]
+
+    def _read_totals(self) -> list[Total]:
+        totals = []
+        for *values, digest in self.sql.execute(f"SELECT {', '.join(_TOTALS)}, checksum FROM totals"):
+            _verify(dict(zip(_TOTALS, values, strict=True)), digest, "a row of its totals")
+            totals.append(Total(*values))
+        return totals
+
+    def check(self) -> None:
+        """Compare the index with its sum, and the number of calls.
+
+        Raises:
+            Damaged: an entry was changed or is gone.
+        """
+        state = self.state()
+        found = self.sql.execute(
+            "SELECT count(*), coalesce(sum(hash >> 32), 0), coalesce(sum(hash & 4294967295), 0) "
+            "FROM calls INDEXED BY calls_by_hash"
+        ).fetchone()
+        if found != astuple(state)[2:]:
+            raise Damaged("the index calls_by_hash is not that of all calls")
+        if (self.sql.execute("SELECT max(id) FROM calls").fetchone()[0] or 0) != state.calls:
+            raise Damaged("calls are missing at the end")
+
+
+def _verify(fields: Fields, digest: Any, what: str) -> None:
+    try:
+        right = checksum(fields) == digest
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise Damaged(f"{what} does not match its checksum")
+
+
+def _hash(key: str) -> int:
+    """Sixty-four bits of a key, signed, to keep the index small."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)

@@ -1,0 +1,407 @@
+"""The ledger: every call to a model, durable before its answer is used, found again for nothing.
+
+In: a record of each attempt of a call (`put`, which returns once it is on the disk), and what became of each source.
+Out: the answer to a question that was asked before (`find`), dead letters (`failures`), sums (`totals`).
+
+    OUT.ledger/
+        ledger.sqlite       the database (redaes.engine.database): SQLite, write-ahead log, full synchronisation
+        segments/*.jsonl    the same rows as text, from which the database can be rebuilt (redaes.engine.segments)
+        objects/            edited images (redaes.engine.objects)
+        ledger.lock         who builds on it
+
+One thread writes. It takes all that callers have handed in since its last commit, and while it holds the database's
+write lock: appends them to the segment, syncs it, inserts them, notes the segment's length, commits. So many callers
+share one commit, and whatever instant a crash picks, a row that `put` has returned for is in both or, if the database
+is damaged, in the segments. Rows that a crash left in a segment alone are taken into the database by the next writer.
+
+The order of rows is that of commitment. Times are stored and never compared: a clock may jump. (METHOD 2; the ledger
+is ours.)
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+from redaes.engine.database import CALL_COLUMNS, FORGOTTEN, Database, Entry, Total, explaining
+from redaes.engine.locks import Lock
+from redaes.engine.objects import ObjectStore
+from redaes.engine.segments import Position, Segments, checksum, seal, sync_folder
+from redaes.errors import UserError
+
+BATCH = 1024
+"""Rows in one commit, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One attempt of one call.
+
+    Attributes:
+        key: what was asked, of whom: a hash of all that the answer depends on.
+        role: the plug-in's method.
+        plugin: its name.
+        version: of the plug-in.
+        model: that answered.
+        prompt: name and version of the prompt.
+        parameters: all that identifies the plug-in, as JSON.
+        images: hashes of the images it was asked about.
+        source: the source it was for.
+        status: `ok`: `result` is the answer; `retried`: it failed and was asked again; `failed`: it was given up.
+        replies: raw words of the replies, as a JSON list.
+        result: the answer as the engine reads it, as JSON.
+        input_tokens: billed.
+        output_tokens: billed.
+        images_made: billed.
+        cost: in the price table's currency.
+        latency: in seconds.
+        attempt: counts from 1.
+        error: why it failed; empty where it did not.
+        at: when, in seconds since 1970 by the wall clock.
+    """
+
+    key: str
+    role: str
+    plugin: str
+    version: str
+    model: str
+    prompt: str
+    parameters: str
+    images: tuple[str, ...]
+    source: str
+    status: Literal["ok", "retried", "failed"]
+    replies: str
+    result: str | None
+    input_tokens: int
+    output_tokens: int
+    images_made: int
+    cost: float
+    latency: float
+    attempt: int
+    error: str
+    at: float
+
+
+class _Handed(NamedTuple):
+    """An entry on its way to the writer."""
+
+    entry: Entry
+    line: bytes
+    done: "Future[None]"
+
+
+class Ledger:
+    """A ledger that is open. Any thread may use it. Open one with `create_or_open` or `open_for_reading`.
+
+    Attributes:
+        folder: where it is.
+        objects: its edited images.
+    """
+
+    def __init__(self, folder: Path, lock: Lock | None, repair: str, writing: bool) -> None:
+        self.folder = folder
+        self.objects = ObjectStore(folder / "objects")
+        self._lock = lock
+        self._path = folder / "ledger.sqlite"
+        self._repair = repair
+        self._segments = Segments(folder / "segments")
+        self._reading = threading.Lock()
+        self._failure: BaseException | None = None
+        self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        with self._explaining():
+            self._writing = Database(self._path, "write") if writing else None
+            if lock and self._writing:
+                self._recover(self._writing)
+            self._database = Database(self._path, "read")
+        if self._writing:
+            self._writer = threading.Thread(target=self._write_all, name="ledger", daemon=True)
+            self._writer.start()
+
+    @classmethod
+    def create_or_open(cls, folder: str | Path, lock: bool = True, name: str = "") -> "Ledger":
+        """Open a ledger for a build, or make an empty one.
+
+        Args:
+            folder: the ledger's.
+            lock: this is the build; False for the other processes of a build whose first one holds the lock.
+            name: of the dataset that is built, for messages.
+
+        Raises:
+            UserError: another build is using it, it cannot be written, or it is damaged.
+        """
+        folder = Path(folder)
+        name = name or str(folder).removesuffix(".ledger")
+        try:
+            for part in (folder, folder / "segments", folder / "objects"):
+                if not part.is_dir():
+                    part.mkdir(parents=True, exist_ok=True)
+                    sync_folder(part.parent)
+        except OSError as error:
+            raise UserError(f"cannot write the ledger {folder}: {error.strerror or error}") from error
+        held = Lock.take(folder / "ledger.lock", name) if lock else None
+        try:
+            return cls(folder, held, f"redaes data repair {name}", writing=True)
+        except BaseException:
+            if held:
+                held.release()
+            raise
+
+    @classmethod
+    def open_for_reading(cls, folder: str | Path, name: str = "") -> "Ledger":
+        """Open a ledger to look at, also while a build is writing to it.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / "ledger.sqlite").is_file():
+            raise UserError(f"no ledger in {folder}; `redaes data build` makes one")
+        name = name or str(folder).removesuffix(".ledger")
+        return cls(folder, None, f"redaes data repair {name}", writing=False)
+
+    def close(self) -> None:
+        """Let go of files and lock. What was put is durable already."""
+        if self._writer:
+            self._handed.put(None)
+            self._writer.join()
+            self._writer = None
+        with self._reading:
+            self._database.close()
+        if self._writing:
+            self._writing.close()
+        self._segments.close()
+        if self._lock:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def find(self, key: str) -> CallRecord | None:
+        """What is known of a call.
+
+        Returns:
+            Its answer, the latest if there are several; else the dead letter, unless it was forgotten; else None.
+
+        Raises:
+            UserError: the database is damaged.
+        """
+        with self._read() as database:
+            rows = [row for row in database.calls(_clean(key)) if row["status"] != "retried"]
+        answers = [row for row in rows if row["status"] == "ok"]
+        latest = (answers or rows)[-1:]
+        return _record(latest[0]) if latest and latest[0]["status"] != FORGOTTEN else None
+
+    def put(self, record: CallRecord) -> None:
+        """Keep one attempt. It is durable when this returns.
+
+        Raises:
+            UserError: it could not be written; nothing more can be put until the ledger is opened again.
+            ValueError: a number in it is not finite, or has more than 63 bits.
+        """
+        self._put([_call_fields(record)])
+
+    def failures(self) -> Iterator[CallRecord]:
+        """Dead letters: calls that were given up, not forgotten since, and never answered."""
+        with self._read() as database:
+            numbers = database.failed()
+        for number in numbers:
+            with self._read() as database:
+                row = database.call(number)
+                latest = [r for r in database.calls(row["key"]) if r["status"] != "retried"]
+            if latest[-1]["id"] == number and not any(r["status"] == "ok" for r in latest):
+                yield _record(row)
+
+    def forget_failures(self, keys: Iterable[str] | None = None) -> int:
+        """Have dead letters asked again by the next build. What they cost stays in the totals.
+
+        Args:
+            keys: which; None takes all.
+
+        Returns:
+            How many.
+        """
+        wanted = None if keys is None else set(keys)
+        dead = (record for record in self.failures() if wanted is None or record.key in wanted)
+        count = 0
+        while batch := list(islice(dead, BATCH)):
+            self._put([_forget_fields(record) for record in batch])
+            count += len(batch)
+        return count
+
+    def totals(self) -> list[Total]:
+        """Sums over every attempt ever made, by role, plug-in, model and status; a table, not a computation."""
+        with self._read() as database:
+            return sorted(database.totals())
+
+    # --- what became of sources ---------------------------------------------------------------------------------------
+
+    def put_result(self, build: str, source: str, text: str) -> None:
+        """Keep what became of a source; it takes the place of what was known. Durable when this returns.
+
+        Args:
+            build: fingerprint of the build.
+            source: name of the source.
+            text: any.
+
+        Raises:
+            UserError: as `put`.
+        """
+        self._put([{"kind": "result", "build": _clean(build), "source": _clean(source), "text": _clean(text)}])
+
+    def result(self, build: str, source: str) -> str | None:
+        """What became of a source, None if it is not known.
+
+        Raises:
+            UserError: the database is damaged.
+        """
+        with self._read() as database:
+            return database.result(_clean(build), _clean(source))
+
+    def results_count(self, build: str) -> int:
+        """Sources of a build whose result is known."""
+        with self._read() as database:
+            return database.results_count(_clean(build))
+
+    # --- reading and writing ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _read(self) -> Iterator[Database]:
+        with self._reading, self._explaining():
+            yield self._database
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        with explaining(self._path, self._repair):
+            try:
+                yield
+            except OSError as error:
+                file = error.filename or self._segments.folder
+                raise UserError(f"cannot read or write {file}: {error.strerror or error}") from error
+
+    def _put(self, entries: list[dict[str, Any]]) -> None:
+        """Hand entries to the writer and wait for their commit."""
+        if self._writer is None:
+            raise ValueError("the ledger is not open for writing")
+        handed = []
+        for entry in entries:
+            line, digest = seal(entry)
+            handed.append(_Handed(Entry(entry, digest), line, Future()))
+        for one in handed:
+            self._handed.put(one)
+        for one in handed:
+            one.done.result()
+
+    def _write_all(self) -> None:
+        """The writer's thread."""
+        ending = False
+        while not ending:
+            batch, ending = self._take_batch()
+            try:
+                if batch and not self._failure:
+                    self._commit(batch)
+            except BaseException as error:
+                self._failure = error
+            for one in batch:
+                if self._failure:
+                    one.done.set_exception(self._failure)
+                else:
+                    one.done.set_result(None)
+
+    def _take_batch(self) -> tuple[list[_Handed], bool]:
+        """What was handed in, at least one; and whether that is the end."""
+        batch: list[_Handed] = []
+        one = self._handed.get()
+        while one is not None:
+            batch.append(one)
+            try:
+                one = self._handed.get_nowait() if len(batch) < BATCH else None
+            except queue.Empty:
+                return batch, False
+            if one is None and len(batch) >= BATCH:
+                return batch, False
+        return batch, True
+
+    def _commit(self, batch: list[_Handed]) -> None:
+        assert self._writing is not None
+        with self._explaining(), self._writing.transaction():
+            position = self._catch_up(self._writing)
+            position = self._segments.append(position, b"".join(one.line for one in batch))
+            self._writing.write([one.entry for one in batch], position)
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    def _recover(self, database: Database) -> None:
+        """Remove and take in what a crash left; look for damage."""
+        self.objects.remove_unfinished()
+        with database.transaction():
+            self._catch_up(database)
+        database.check()
+
+    def _catch_up(self, database: Database) -> Position:
+        """Take in the lines that the database has not noted; inside a transaction.
+
+        Returns:
+            The place after the last one.
+        """
+        state = database.state()
+        position = Position(state.segment, state.offset)
+        size = self._segments.size(position.segment) or 0
+        if size < position.offset:
+            raise UserError(f"{self._segments.path(position.segment)} has lost its end; run `{self._repair}`")
+        if size == position.offset and self._segments.size(position.segment + 1) is None:
+            return position
+        lines = self._segments.read(position)
+        while chunk := list(islice(lines, BATCH)):
+            position = chunk[-1].end
+            database.write(
+                [Entry(line.fields, checksum(line.fields)) for line in chunk if line.fields is not None], position
+            )
+        return position
+
+
+def _call_fields(record: CallRecord) -> dict[str, Any]:
+    """A record as it is written: numbers in the type of their column, text that UTF-8 has words for."""
+    entry: dict[str, Any] = {"kind": "call"}
+    for column, kind in CALL_COLUMNS.items():
+        value = getattr(record, column)
+        if column == "images":
+            value = " ".join(value)
+        if kind.startswith("TEXT"):
+            entry[column] = None if value is None else _clean(value)
+        elif kind.startswith("REAL"):
+            entry[column] = float(value) + 0.0  # SQLite knows no -0.0
+        else:
+            entry[column] = int(value)
+            if not -(2**63) <= entry[column] < 2**63:
+                raise ValueError(f"{column} is {value}, more than 63 bits")
+    return entry
+
+
+def _forget_fields(record: CallRecord) -> dict[str, Any]:
+    """A marker: what was spent is counted where it was spent, not here."""
+    free = replace(record, replies="[]", input_tokens=0, output_tokens=0, images_made=0, cost=0.0, latency=0.0)
+    return {**_call_fields(free), "status": FORGOTTEN}
+
+
+def _record(row: dict[str, Any]) -> CallRecord:
+    values = {field.name: row[field.name] for field in fields(CallRecord)}
+    return CallRecord(**{**values, "images": tuple(row["images"].split())})
+
+
+def _clean(text: str) -> str:
+    """Text without halves of surrogate pairs, which neither UTF-8 nor SQLite can hold."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,130 @@
+"""Images by what they show: a picture and its hash, and the folder where edited images are kept under theirs.
+
+    objects/ab/<sha256>.png    lossless; `ab` are the first two digits
+    objects/unfinished/        files being written; a crash leaves them behind, the next build removes them
+
+A file gets its name only when it is whole and on the disk, so a name that is there can be referred to by a ledger.
+Every image is checked against its name when it is read.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from redaes.data.images import ImageError, open_image
+from redaes.engine.segments import sync_folder
+from redaes.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger(__name__)
+
+
+def pixel_hash(image: "Image") -> str:
+    """SHA-256, in hexadecimal, of an RGB image's size and pixels; file format and metadata do not matter."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+class Picture(NamedTuple):
+    """An RGB image, not to be changed in place, with its hash: computed once, used in many keys."""
+
+    image: "Image"
+    sha: str
+
+    @classmethod
+    def of(cls, image: "Image") -> "Picture":
+        """The picture of an image of any mode."""
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        return cls(rgb, pixel_hash(rgb))
+
+
+class ObjectStore:
+    """Images in a folder, named by their pixels. Threads and processes may share it.
+
+    Args:
+        folder: made when the first image comes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._unfinished = folder / "unfinished"
+
+    def path(self, sha: str) -> Path:
+        """Where an image is or would be.
+
+        Raises:
+            ValueError: `sha` is no SHA-256 in hexadecimal.
+        """
+        if not re.fullmatch("[0-9a-f]{64}", sha):
+            raise ValueError(f"{sha!r} is not the name of an object; it has 64 hexadecimal digits")
+        return self.folder / sha[:2] / f"{sha}.png"
+
+    def put(self, image: "Image | Picture") -> str:
+        """Keep an image; it is on the disk, under its name, when this returns.
+
+        Returns:
+            Its hash.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        picture = image if isinstance(image, Picture) else Picture.of(image)
+        path = self.path(picture.sha)
+        if self.get(picture.sha) is not None:
+            return picture.sha
+        try:
+            self._write(picture, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        return picture.sha
+
+    def get(self, sha: str) -> "Image | None":
+        """The image of a hash; None if it is not there, or not what its name says. Such a file is set aside.
+
+        Raises:
+            ValueError: as `path`.
+        """
+        path = self.path(sha)
+        if not path.is_file():
+            return None
+        try:
+            image = open_image(path)
+            cause = "" if pixel_hash(image) == sha else "its pixels are not those of its name"
+        except ImageError as error:
+            cause = error.reason
+        if not cause:
+            return image
+        aside = path.with_suffix(".damaged")
+        log.warning("%s is damaged (%s); set aside as %s", path, cause, aside.name)
+        path.replace(aside)
+        return None
+
+    def remove_unfinished(self) -> None:
+        """Delete what crashes left behind; no other process may be writing."""
+        for path in self._unfinished.glob("*.png"):
+            path.unlink()
+
+    def _write(self, picture: Picture, path: Path) -> None:
+        for folder in (self._unfinished, path.parent):
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                sync_folder(self.folder)
+                sync_folder(self.folder.parent)
+        unfinished = self._unfinished / f"{picture.sha}.{os.getpid()}.{threading.get_ident()}.png"
+        try:
+            with unfinished.open("wb") as file:
+                picture.image.save(file, "PNG", compress_level=4)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
