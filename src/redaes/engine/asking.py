@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redaes.calls import Role, UnusableAnswer
-from redaes.engine.objects import ObjectStore, Picture, picture_of
+from redaes.engine.calling import Lost
+from redaes.engine.objects import ObjectStore, Picture
 from redaes.records import Instruction, Record, Verdict, Verification
 
 if TYPE_CHECKING:
@@ -92,10 +93,10 @@ class Asking:
             editor,
             (image,),
             {"instruction": instruction.model_dump(mode="json"), "seed": seed},
-            lambda: picture_of(_of_the_same_size(editor.edit(image.image, instruction, seed), image.image)),
+            lambda: Picture.of(_of_the_same_size(editor.edit(image.image, instruction, seed), image.image)),
             self._source,
             self._objects.put,
-            self._objects.get,
+            self._kept,
         )
 
     def verify(self, verifier: "Verifier", source: Picture, edited: Picture, instruction: Instruction) -> Verification:
@@ -110,6 +111,13 @@ class Asking:
             lambda: verifier.verify(source.image, edited.image, instruction),
             Verification,
         )
+
+    def _kept(self, sha: str) -> Picture:
+        """An edited image of the ledger."""
+        image = self._objects.get(sha)
+        if image is None:
+            raise Lost(f"its image {sha[:12]}... is gone or damaged")
+        return Picture(image, sha)
 
     def _record(
         self,

@@ -20,12 +20,13 @@ Every random choice derives from (run seed, source id, purpose), never from the 
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import fsum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from redaes.calls import Role
 from redaes.editors import Editor
 from redaes.engine.asking import Asking
 from redaes.engine.calling import GivenUp
@@ -67,6 +68,15 @@ def stream(seed: int, *parts: str | int) -> random.Random:
     return random.Random(derive(seed, *parts))
 
 
+class Member(NamedTuple):
+    """One of the crew: kind of plug-in, what it was made from, itself, and what it is asked."""
+
+    kind: str
+    spec: PluginSpec
+    plugin: Any
+    roles: tuple[Role, ...]
+
+
 @dataclass(frozen=True)
 class Crew:
     """The plug-ins a build works with, made once per process."""
@@ -92,6 +102,17 @@ class Crew:
             instructor=create("instructors", config.instructor),
             fusion=create("fusion", config.fusion),
         )
+
+    def members(self, config: EngineConfig) -> Iterator[Member]:
+        """Everybody who is asked something."""
+        for kind, specs, plugins, roles in (
+            ("judges", config.judges, self.judges, ("score", "compare")),
+            ("instructors", [config.instructor], [self.instructor], ("instruct", "diversify")),
+            ("editors", config.editors, self.editors, ("edit",)),
+            ("verifiers", config.verifiers, self.verifiers, ("verify",)),
+        ):
+            for spec, plugin in zip(specs, plugins, strict=True):
+                yield Member(kind, spec, plugin, roles)
 
 
 def _distinct(kind: str, specs: Sequence[PluginSpec]) -> tuple[Any, ...]:

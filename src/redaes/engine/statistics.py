@@ -1,7 +1,7 @@
 """The statistics the paper reports of its data (App. C), gathered record by record, so that any number fits."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -66,21 +66,38 @@ class Statistics:
         self._agree: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._categories: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._group_sizes: Counter[int] = Counter()
+        self._calls: dict[str, Counter[str]] = {role: Counter() for role in ("edit", "verify", "compare")}
 
     def add(
-        self, score: ScoreRecord, edits: Sequence[Edit], pair: PairRecord | None, group: GroupRecord | None
+        self,
+        score: ScoreRecord,
+        edits: Sequence[Edit],
+        pair: PairRecord | None,
+        group: GroupRecord | None,
+        saved: Mapping[str, int] | None = None,
     ) -> None:
-        """Take in one source with all that was made of it."""
+        """Take in one source with all that was made of it, and the calls that were not made, by role."""
         self._funnel += funnel(edits, pair is not None, group is not None)
         self._fuse(score.fused)
         for edit in edits:
             self._add_edit(edit)
         if group is not None:
             self._group_sizes[len(group.members)] += 1
+        self._calls["edit"]["made"] += len(edits)
+        self._calls["verify"]["made"] += sum(len(e.verifications) for e in edits)
+        self._calls["compare"]["made"] += sum(len(e.verdicts) for e in edits)
+        for role, count in (saved or {}).items():
+            self._calls[role]["saved"] += count
 
-    def as_dict(self) -> dict[str, Any]:
-        """The figures, rounded to four digits, as a manifest holds them."""
+    def as_dict(self, lazy: bool = False) -> dict[str, Any]:
+        """The figures, rounded to four digits, as a manifest holds them.
+
+        Args:
+            lazy: name the tables that are biased because of it.
+        """
         return {
+            "biased": list(BIASED_IF_LAZY) if lazy else [],
+            "calls": {role: {k: count[k] for k in ("made", "saved")} for role, count in self._calls.items()},
             "funnel": {name: self._funnel[name] for name in FUNNEL},
             "verification": {name: self._verification(name) for name in sorted(self._verified)},
             "judge_agreement": {k: round(c["agree"] / c["seen"], 4) for k, c in sorted(self._agree.items())},

@@ -142,7 +142,10 @@ class Workshop:
     @classmethod
     def open(cls, config: EngineConfig, crew: Crew, photos: PhotoSource, ledger: Ledger) -> "Workshop":
         """For a process that has made the plug-ins and opened the ledger."""
-        return cls(config, crew, OpenPhotographs(photos), ledger, Calls(ledger, config.flow))
+        calls = Calls(ledger, config.flow)
+        for member in crew.members(config):
+            calls.enlist(*member)
+        return cls(config, crew, OpenPhotographs(photos), ledger, calls)
 
     def stop(self, failure: Exception) -> None:
         """Ask nothing more; the first failure is the one to be told."""
@@ -198,7 +201,7 @@ class WorkOnSource:
             shop.stop(failure)
             raise failure from error
         except Exception as error:  # whatever a third party's plug-in raises, named with its source
-            failure = RuntimeError(f"{where}: {error!r}")
+            failure = RuntimeError(f"{where}: {error if isinstance(error, RuntimeError) else repr(error)}")
             shop.stop(failure)
             raise failure from error
         return Outcome(Counter(result.funnel))
