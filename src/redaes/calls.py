@@ -18,9 +18,10 @@ A call that is given up is a dead letter: its source is left out and counted, un
 
     identity(role) -> dict    all that its answers depend on beyond the question: model, version of the prompt, decoding
                               parameters, a version of its own. Not: addresses, limits, keys. Without it, the class, its
-                              settings and the version of its package are taken.
+                              settings and the version of its package are taken (`redaes.registry.identity_of`).
     endpoint: str             the name that limits are set for, such as `api.openai.com`; empty or absent: no limits
     largest_usage(role) -> Usage    at most this is paid for one call, so that a budget is not overrun
+    key_variable: str         the environment variable its key is in: the value is blotted out wherever it turns up
 
 Roles are the names of the methods: `score`, `compare`, `instruct`, `diversify`, `verify`, `edit`.
 """

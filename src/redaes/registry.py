@@ -6,12 +6,16 @@ settings: `rrc`, `my_package.Reward`, `{class_path: rrc, init_args: {tau: 0.5}}`
 """
 
 import difflib
+import hashlib
 import inspect
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions
+from importlib.metadata import version as distribution_version
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args
 
@@ -219,6 +223,33 @@ def create(kind: str, spec: PluginSpec, **overrides: Any) -> Any:
     if not isinstance(made, protocol(kind)):
         raise UserError(f"{singular(kind)} {name!r} does not satisfy {PROTOCOLS[kind]}")
     return made
+
+
+def identity_of(kind: str, spec: PluginSpec, plugin: Any) -> dict[str, Any]:
+    """What the answers of a plug-in depend on that does not say so itself (`redaes.calls`, `identity`).
+
+    Args:
+        kind: one of `KINDS`.
+        spec: what it was made from.
+        plugin: it.
+
+    Returns:
+        Its class, its settings and the version of its package; of a class that no package brought, a digest of the
+        file it stands in, so that a change of the code is a change of the plug-in.
+    """
+    name, settings = split_spec(spec)
+    made = type(plugin)
+    entries = _entry_points(kind).get(name)
+    version = _package(entries[0])[1] if entries else _version_of_module(made.__module__)
+    return {"class": f"{made.__module__}.{made.__qualname__}", "settings": settings, "version": version}
+
+
+def _version_of_module(module: str) -> str:
+    packages = packages_distributions().get(module.partition(".")[0])
+    if packages:
+        return distribution_version(packages[0])
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else "unknown"
 
 
 def _check_settings(kind: str, name: str, loaded: Any, settings: Mapping[str, Any]) -> None:

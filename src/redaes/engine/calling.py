@@ -1,0 +1,499 @@
+"""Every question of the engine to a plug-in goes through `Calls.ask`, and is bought once.
+
+    question -> key -> in the ledger?  yes: that answer
+                                       no: wait for its turn (redaes.engine.limits), ask, write it down, use it
+
+The key is a digest of all that the answer depends on: role, plug-in, its identity (model, prompt, parameters), the
+question and the images. Whatever was paid for is in the ledger before anything is done with it: an answer that cannot
+be used too, and one that comes when everything stops. A call that waits, for its turn, for its next try or for the
+ledger, holds no permit. Keys are blotted out of all that is written (redaes.redaction).
+
+What a plug-in raises and what follows from it: see redaes.calls. None of this changes the dataset; all of it is ours.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+
+from redaes.calls import CallError, Declined, Receipt, Role, Transient, UnusableAnswer, Usage, collecting
+from redaes.data.manifest import canonical_json
+from redaes.engine.config import FlowSettings, RetrySettings
+from redaes.engine.ledger import CallRecord, Ledger
+from redaes.engine.limits import NANO, Admission, Gate, Outcome, Request, Stopped
+from redaes.engine.prices import FREE, Price, PriceTable, how_to_add
+from redaes.errors import UserError
+from redaes.redaction import keep_secret, redact
+from redaes.registry import PluginSpec, identity_of
+
+if TYPE_CHECKING:
+    from redaes.engine.objects import Picture
+
+__all__ = ["Calls", "Figures", "GivenUp", "Lost", "Snapshot", "Stopped", "backoff"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LONGEST_REPLY = 200_000
+_LONGEST_MESSAGE = 500
+
+
+class Named(Protocol):
+    """A plug-in, as far as this module cares."""
+
+    name: str
+
+
+class GivenUp(Exception):
+    """A call is a dead letter; its source is left out until it is asked again (`redaes data retry`).
+
+    Attributes:
+        key: of the call.
+        source: it was for.
+    """
+
+    def __init__(self, key: str, source: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.source = source
+
+
+class Lost(Exception):
+    """Raised by a `load`: what an answer of the ledger refers to is gone, such as an image. It is asked again."""
+
+
+@dataclass(slots=True)
+class Figures:
+    """What became of the questions of one role."""
+
+    asked: int = 0
+    from_ledger: int = 0
+    shared: int = 0
+    answered: int = 0
+    retried: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    images: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How things stand, for a view of the progress.
+
+    Attributes:
+        seconds: since the beginning.
+        roles: what became of the questions since then.
+        in_flight: calls.
+        waiting: calls that wait for their turn.
+        spent: of the budget, what the ledger held before included, in `currency`.
+        endpoints: `closed`, `open` (paused) or `half-open` (one call tries).
+    """
+
+    seconds: float
+    roles: dict[str, Figures]
+    in_flight: int
+    waiting: int
+    spent: float
+    currency: str
+    endpoints: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Line:
+    """What does not change from one question of a role to a plug-in to the next."""
+
+    role: Role
+    plugin: str
+    label: str
+    identity: str
+    known: Mapping[str, Any]
+    endpoint: str
+    price: Price
+    tokens: int
+    measured: bool
+    cost: int
+
+
+@dataclass(slots=True)
+class _Question:
+    line: _Line
+    key: str
+    source: str
+    images: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Try:
+    """How one try ended: a value, a failure, or something that is a fault."""
+
+    receipt: Receipt
+    value: Any = None
+    failure: CallError | None = None
+    fault: BaseException | None = None
+    seconds: float = 0.0
+    at: float = field(default_factory=time.time)
+
+
+def backoff(failures: int, retries: RetrySettings, retry_after: float = 0.0, rng: random.Random | None = None) -> float:
+    """Seconds to wait before the next try: exponential with full jitter, on top of what the far side asked for.
+
+    Args:
+        failures: so far, from 1.
+        retries: `base_seconds` doubles up to `max_seconds`.
+        retry_after: seconds.
+        rng: the jitter's; None: a shared one.
+
+    Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    longest = min(retries.max_seconds, retries.base_seconds * 2.0 ** min(failures - 1, 60))
+    if retry_after > 0:
+        longest = min(longest, retries.base_seconds)
+    return max(retry_after, 0.0) + (rng or random).uniform(0.0, longest)
+
+
+class Calls:
+    """Asks plug-ins, and the ledger first. Made for many threads.
+
+    Args:
+        ledger: answers are looked up and written down there.
+        flow: limits, retries, budget, prices.
+        clock: seconds that never go back.
+
+    Raises:
+        UserError: the price table cannot be read.
+    """
+
+    def __init__(self, ledger: Ledger, flow: FlowSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.ledger = ledger
+        self.flow = flow
+        self.clock = clock
+        self.prices = PriceTable(flow.prices)
+        budget = None if flow.budget is None else math.floor(flow.budget * NANO)
+        spent = round(sum(total.cost for total in ledger.totals()) * NANO)
+        admission = Admission(flow.in_flight, flow.limits, flow.retries, budget, spent, self.prices.currency)
+        self._gate = Gate(admission, clock)
+        self._began = clock()
+        self._lock = threading.Lock()
+        self._ongoing: dict[str, Future[Any]] = {}
+        self._lines: dict[tuple[str, int], _Line] = {}
+        self._enlisted: dict[int, tuple[Named, dict[str, Any]]] = {}
+        self._figures: dict[str, Figures] = {}
+        self._unpriced: set[str] = set()
+
+    def enlist(self, kind: str, spec: PluginSpec, plugin: Named, roles: Sequence[Role]) -> None:
+        """Get to know a plug-in before it is asked, so that what is wrong shows before anything is spent.
+
+        Args:
+            kind: one of `redaes.registry.KINDS`.
+            spec: what the plug-in was made from.
+            plugin: it.
+            roles: it will be asked in.
+
+        Raises:
+            UserError: there is a budget, and nobody knows what its calls cost; or a call is larger than its limit.
+        """
+        self._enlisted[id(plugin)] = (plugin, identity_of(kind, spec, plugin))
+        for role in roles:
+            self._line(role, plugin)
+
+    def ask(
+        self,
+        role: Role,
+        plugin: Named,
+        images: Sequence["Picture"],
+        question: Mapping[str, Any],
+        function: Callable[[], T],
+        source: str,
+        dump: Callable[[T], Any],
+        load: Callable[[Any], T],
+    ) -> T:
+        """The answer to a question, from the ledger or bought.
+
+        Args:
+            role: of the plug-in.
+            plugin: that answers; one without `identity` must be enlisted.
+            images: that the question is about.
+            question: everything else that it is about, as JSON values.
+            function: asks the plug-in.
+            source: whose way through the engine this is.
+            dump: the answer as JSON values; called before the answer is written down.
+            load: the answer from JSON values; raises `Lost` if they are not enough any more.
+
+        Raises:
+            GivenUp: it was tried, or had been, until it made no sense.
+            Stopped: nothing more is asked.
+            UserError: the configuration is at fault. Nothing more is asked.
+            RuntimeError: the plug-in is at fault. Nothing more is asked.
+        """
+        line = self._lines.get((role, id(plugin))) or self._line(role, plugin)
+        shas = tuple([picture.sha for picture in images])
+        key = _key(line, question, shas)
+        with self._lock:
+            ongoing = self._ongoing.get(key)
+            figures = self._figures[role]
+            figures.asked += 1
+            if ongoing is None:
+                answer = self._ongoing[key] = Future()
+            else:
+                figures.shared += 1
+        if ongoing is not None:
+            shared: T = ongoing.result()
+            return shared
+        try:
+            value = self._find_or_buy(_Question(line, key, source, shas), function, dump, load)
+        except BaseException as error:
+            self._end(key)
+            answer.set_exception(error)
+            raise
+        self._end(key)
+        answer.set_result(value)
+        return value
+
+    def stop(self, reason: str) -> None:
+        """Ask nothing more. Calls in flight finish and are written down; those that wait give up at once."""
+        self._gate.stop(reason)
+
+    @property
+    def stopped(self) -> str:
+        """Why nothing more is asked; empty while it is."""
+        return self._gate.stopped
+
+    def snapshot(self) -> Snapshot:
+        """How things stand."""
+        admission = self._gate.admission
+        with self._lock:
+            roles = {role: replace(figures) for role, figures in self._figures.items()}
+        return Snapshot(
+            seconds=self.clock() - self._began,
+            roles=roles,
+            in_flight=admission.in_flight,
+            waiting=len(admission.waiting()),
+            spent=admission.spent / NANO,
+            currency=self.prices.currency,
+            endpoints={name: endpoint.breaker.state() for name, endpoint in list(admission.endpoints.items()) if name},
+        )
+
+    def _end(self, key: str) -> None:
+        with self._lock:
+            del self._ongoing[key]
+
+    def _line(self, role: Role, plugin: Named) -> _Line:
+        line = self._describe(role, plugin)
+        with self._lock:
+            self._figures.setdefault(role, Figures())
+            # The reference keeps the plug-in's id from being given to another.
+            self._enlisted.setdefault(id(plugin), (plugin, {}))
+            return self._lines.setdefault((role, id(plugin)), line)
+
+    def _describe(self, role: Role, plugin: Named) -> _Line:
+        """What is known of a plug-in in one of its roles."""
+        if hasattr(plugin, "key_variable") and plugin.key_variable:
+            keep_secret(plugin.key_variable)
+        if hasattr(plugin, "identity"):
+            known = plugin.identity(role)
+        elif id(plugin) in self._enlisted:
+            known = self._enlisted[id(plugin)][1]
+        else:
+            raise UserError(f"{plugin.name} does not say what its answers depend on; enlist it first")
+        endpoint = getattr(plugin, "endpoint", "") or ""
+        label = f"{role} of {plugin.name}"
+        usage: Usage | None = plugin.largest_usage(role) if hasattr(plugin, "largest_usage") else None
+        price = self._price(label, str(known.get("model") or plugin.name), endpoint)
+        if self.flow.budget is not None and usage is None and price.of(Usage(1, 1, 1)) > 0:
+            raise UserError(f"{label} does not say what a call costs at most (largest_usage); a budget cannot be kept")
+        largest = usage or Usage()
+        tokens = largest.input_tokens + largest.output_tokens
+        limits = self.flow.limits.get(endpoint)
+        if endpoint and limits and limits.tokens_per_minute and tokens > limits.tokens_per_minute:
+            raise UserError(
+                f"{label} may take {tokens} tokens a call; flow.limits of {endpoint!r} allow "
+                f"{limits.tokens_per_minute:g} a minute"
+            )
+        cost = math.ceil(price.of(largest) * NANO)
+        identity = canonical_json(known)
+        return _Line(role, plugin.name, label, identity, known, endpoint, price, tokens, usage is None, cost)
+
+    def _price(self, label: str, model: str, endpoint: str) -> Price:
+        if not endpoint:
+            return FREE
+        price = self.prices.find(model, endpoint)
+        if price is not None:
+            return price
+        if self.flow.budget is not None:
+            raise UserError(f"{label}: no price is known of {model!r}, so no budget can be kept; {how_to_add(model)}")
+        if model not in self._unpriced:
+            self._unpriced.add(model)
+            log.warning("no price is known of %r: its calls count as free; %s", model, how_to_add(model))
+        return FREE
+
+    def _find_or_buy(
+        self, question: _Question, function: Callable[[], T], dump: Callable[[T], Any], load: Callable[[Any], T]
+    ) -> T:
+        if self._gate.stopped:
+            raise Stopped(self._gate.stopped)
+        found = self.ledger.find(question.key)
+        if found is not None:
+            if found.status == "failed" or found.result is None:
+                self._count(question.line.role, failed=1)
+                raise GivenUp(question.key, question.source, f"{question.line.label}: {found.error}")
+            try:
+                value = load(json.loads(found.result))
+            except Lost as error:
+                log.warning("%s is asked again for %s: %s", question.line.label, question.source, error)
+            else:
+                self._count(question.line.role, from_ledger=1)
+                return value
+        try:
+            return self._buy(question, function, dump, load)
+        except UserError as error:
+            self.stop(str(error))
+            raise
+
+    def _buy(
+        self, question: _Question, function: Callable[[], T], dump: Callable[[T], Any], load: Callable[[Any], T]
+    ) -> T:
+        transient = unusable = attempt = 0
+        while True:
+            attempt += 1
+            tried = self._try(question.line, function)
+            if tried.fault is not None:
+                self._fault(question, tried, attempt)
+            if tried.failure is None:
+                value: T = tried.value
+                text = canonical_json(dump(value))
+                result = redact(text)
+                self._write(question, tried, attempt, "ok", result=result)
+                return value if result == text else load(json.loads(result))
+            transient += isinstance(tried.failure, Transient)
+            unusable += isinstance(tried.failure, UnusableAnswer)
+            retries = self.flow.retries
+            last = isinstance(tried.failure, Declined) or transient > retries.transient or unusable > retries.unusable
+            error = _one_line(tried.failure)
+            self._write(question, tried, attempt, "failed" if last else "retried", error=error)
+            if last:
+                raise GivenUp(question.key, question.source, f"{question.line.label}: {error}")
+            if isinstance(tried.failure, Transient):
+                self._gate.pause(backoff(transient, retries, _seconds(tried.failure.retry_after)))
+
+    def _try(self, line: _Line, function: Callable[[], Any]) -> _Try:
+        """Ask once, when it is the call's turn."""
+        if not line.endpoint:
+            return self._call(function)
+        request = Request(line.endpoint, line.label, line.tokens, line.cost)
+        self._gate.enter(request)
+        tried = self._call(function)
+        usage = tried.receipt.usage
+        tokens = usage.input_tokens + usage.output_tokens
+        failed = isinstance(tried.failure, Transient)
+        retry_after = _seconds(tried.failure.retry_after) if isinstance(tried.failure, Transient) else 0.0
+        outcome = Outcome.FAILED if failed else Outcome.UNUSED if tried.fault else Outcome.ANSWERED
+        self._gate.leave(request, outcome, tokens, math.ceil(line.price.of(usage) * NANO), retry_after)
+        if line.measured:
+            # It does not say how large a call may be, so the largest seen so far is taken, if it can be had at all.
+            limits = self.flow.limits.get(line.endpoint)
+            most = (limits.tokens_per_minute if limits else None) or math.inf
+            line.tokens = int(min(max(line.tokens, tokens), most))
+        return tried
+
+    def _call(self, function: Callable[[], Any]) -> _Try:
+        began = self.clock()
+        with collecting() as receipt:
+            tried = _Try(receipt)
+            try:
+                tried.value = function()
+            except CallError as failure:
+                tried.failure = failure
+            except BaseException as fault:
+                tried.fault = fault
+        tried.seconds = self.clock() - began
+        return tried
+
+    def _fault(self, question: _Question, tried: _Try, attempt: int) -> NoReturn:
+        """Neither an answer nor one of the failures a plug-in may report: what was paid is written down, all stops."""
+        fault = tried.fault
+        assert fault is not None
+        message = _one_line(fault)
+        if tried.receipt.replies:
+            self._write(question, tried, attempt, "retried", error=message)
+        if not isinstance(fault, Exception):
+            raise fault
+        if isinstance(fault, UserError):
+            raise UserError(f"{question.line.label}: {message}")
+        message = f"{question.line.label} failed on source {question.source}: {type(fault).__name__}: {message}"
+        self.stop(message)
+        wrong = RuntimeError(message)
+        # Not `from fault`: its text may hold a key.
+        wrong.add_note(redact("".join(traceback.format_exception(fault))))
+        raise wrong
+
+    def _write(
+        self, question: _Question, tried: _Try, attempt: int, status: Any, result: str | None = None, error: str = ""
+    ) -> None:
+        """Put it into the ledger; it is durable when this returns."""
+        line, usage = question.line, tried.receipt.usage
+        cost = math.ceil(line.price.of(usage) * NANO) / NANO
+        record = CallRecord(
+            key=question.key,
+            role=line.role,
+            plugin=line.plugin,
+            version=str(line.known.get("version", "")),
+            model=tried.receipt.model or str(line.known.get("model", "")),
+            prompt=str(line.known.get("prompt", "")),
+            parameters=line.identity,
+            images=question.images,
+            source=question.source,
+            status=status,
+            # ASCII: replies may hold what UTF-8 cannot, such as half a surrogate pair.
+            replies=json.dumps([redact(reply[:_LONGEST_REPLY]) for reply in tried.receipt.replies]),
+            result=result,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            images_made=usage.images,
+            cost=cost,
+            latency=tried.seconds,
+            attempt=attempt,
+            error=error,
+            at=tried.at,
+        )
+        self.ledger.put(record)
+        count = {"ok": "answered", "retried": "retried", "failed": "failed"}[status]
+        self._count(line.role, usage, cost, **{count: 1})
+
+    def _count(self, role: str, usage: Usage = Usage(), cost: float = 0.0, **counts: int) -> None:  # noqa: B008
+        with self._lock:
+            figures = self._figures[role]
+            for name, count in counts.items():
+                setattr(figures, name, getattr(figures, name) + count)
+            figures.input_tokens += usage.input_tokens
+            figures.output_tokens += usage.output_tokens
+            figures.images += usage.images
+            figures.cost += cost
+
+
+def _key(line: _Line, question: Mapping[str, Any], images: Sequence[str]) -> str:
+    """The digest that an answer is found by."""
+    text = canonical_json([line.role, line.plugin, line.identity, question, images])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _seconds(retry_after: float | None) -> float:
+    """What the far side asked for, if it makes sense."""
+    return retry_after if retry_after is not None and 0 < retry_after < math.inf else 0.0
+
+
+def _one_line(error: BaseException) -> str:
+    """What an error says, on one line, without keys, of bounded length."""
+    text = redact(" ".join(str(error).split())) or type(error).__name__
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 3] + "..."
