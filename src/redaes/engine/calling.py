@@ -350,7 +350,8 @@ class Calls:
             try:
                 value = load(json.loads(found.result))
             except Lost as error:
-                log.warning("%s is asked again for %s: %s", question.line.label, question.source, error)
+                level = logging.WARNING if question.line.endpoint else logging.DEBUG
+                log.log(level, "%s is asked again for %s: %s", question.line.label, question.source, error)
             else:
                 self._count(question.line.role, from_ledger=1)
                 return value
@@ -440,7 +441,7 @@ class Calls:
     def _write(
         self, question: _Question, tried: _Try, attempt: int, status: Any, result: str | None = None, error: str = ""
     ) -> None:
-        """Put it into the ledger; it is durable when this returns."""
+        """Put it into the ledger; if it came from an endpoint it is durable when this returns."""
         line, usage = question.line, tried.receipt.usage
         cost = math.ceil(line.price.of(usage) * NANO) / NANO
         record = CallRecord(
@@ -466,7 +467,8 @@ class Calls:
             error=error,
             at=tried.at,
         )
-        self.ledger.put(record)
+        # What no endpoint answered was computed here, and can be computed again for nothing.
+        self.ledger.put(record, wait=bool(line.endpoint))
         count = {"ok": "answered", "retried": "retried", "failed": "failed"}[status]
         self._count(line.role, usage, cost, **{count: 1})
 

@@ -205,14 +205,18 @@ class Ledger:
         latest = (answers or rows)[-1:]
         return _record(latest[0]) if latest and latest[0]["status"] != FORGOTTEN else None
 
-    def put(self, record: CallRecord) -> None:
+    def put(self, record: CallRecord, wait: bool = True) -> None:
         """Keep one attempt. It is durable when this returns.
+
+        Args:
+            record: of the attempt.
+            wait: False for what costs nothing to do again: it is durable as soon as anything that is put later is.
 
         Raises:
             UserError: it could not be written; nothing more can be put until the ledger is opened again.
             ValueError: a number in it is not finite, or has more than 63 bits.
         """
-        self._put([_call_fields(record)])
+        self._put([_call_fields(record)], wait)
 
     def failures(self) -> Iterator[CallRecord]:
         """Dead letters: calls that were given up, not forgotten since, and never answered."""
@@ -292,8 +296,8 @@ class Ledger:
                 file = error.filename or self._segments.folder
                 raise UserError(f"cannot read or write {file}: {error.strerror or error}") from error
 
-    def _put(self, entries: list[dict[str, Any]]) -> None:
-        """Hand entries to the writer and wait for their commit."""
+    def _put(self, entries: list[dict[str, Any]], wait: bool = True) -> None:
+        """Hand entries to the writer and, unless told otherwise, wait for their commit."""
         if self._writer is None:
             raise ValueError("the ledger is not open for writing")
         handed = []
@@ -302,7 +306,7 @@ class Ledger:
             handed.append(_Handed(Entry(entry, digest), line, Future()))
         for one in handed:
             self._handed.put(one)
-        for one in handed:
+        for one in handed if wait else ():
             one.done.result()
 
     def _write_all(self) -> None:

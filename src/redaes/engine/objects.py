@@ -66,8 +66,12 @@ class ObjectStore:
             raise ValueError(f"{sha!r} is not the name of an object; it has 64 hexadecimal digits")
         return self.folder / sha[:2] / f"{sha}.png"
 
-    def put(self, image: "Image | Picture") -> str:
+    def put(self, image: "Image | Picture", durable: bool = True) -> str:
         """Keep an image; it is on the disk, under its name, when this returns.
+
+        Args:
+            image: RGB, or of a mode to be made RGB.
+            durable: False for what costs nothing to make again: a power cut may lose or damage it, which `get` notices.
 
         Returns:
             Its hash.
@@ -80,7 +84,7 @@ class ObjectStore:
         if self.get(picture.sha) is not None:
             return picture.sha
         try:
-            self._write(picture, path)
+            self._write(picture, path, durable)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         return picture.sha
@@ -111,7 +115,7 @@ class ObjectStore:
         for path in self._unfinished.glob("*.png"):
             path.unlink()
 
-    def _write(self, picture: Picture, path: Path) -> None:
+    def _write(self, picture: Picture, path: Path, durable: bool) -> None:
         for folder in (self._unfinished, path.parent):
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +126,11 @@ class ObjectStore:
             with unfinished.open("wb") as file:
                 picture.image.save(file, "PNG", compress_level=4)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             unfinished.replace(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)

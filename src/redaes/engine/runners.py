@@ -1,4 +1,4 @@
-"""Runners: apply a job to many items, in this process, in threads of it, or in several; results keep the items' order."""
+"""Runners: apply a job to many items, in this process, in its threads, or in several; results keep the items' order."""
 
 import multiprocessing
 import os

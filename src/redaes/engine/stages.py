@@ -162,11 +162,6 @@ def add_fault(image: "Image", faults: FaultSettings, rng: random.Random) -> "Ima
     return operation.operator(image, rng.uniform(*faults.strength), rng)
 
 
-def closest_reasoning(verdicts: Sequence[Verdict], value: float) -> str:
-    """The words of the judge closest to the fused value, ties to the first in config order."""
-    return min(verdicts, key=lambda v: abs(v.value - value)).reasoning
-
-
 @dataclass(frozen=True)
 class Scene:
     """One source, whom to ask about it, and how."""
@@ -391,9 +386,7 @@ def ask_the_rest(for_pair: Sequence[Candidate], for_group: Sequence[Candidate], 
             candidate.judged(thorough=True)
 
 
-def saved_calls(
-    for_pair: Sequence[Candidate], for_group: Sequence[Candidate], config: EngineConfig
-) -> dict[str, int]:
+def saved_calls(for_pair: Sequence[Candidate], for_group: Sequence[Candidate], config: EngineConfig) -> dict[str, int]:
     """Calls that an eager build makes and the walks left out.
 
     Of comparisons it is the least number: who of the edits not made would have passed, and been judged, is not known.

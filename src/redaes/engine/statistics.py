@@ -26,9 +26,7 @@ FUNNEL = (
 BIASED_IF_LAZY = ("categories", "judge_agreement", "verification")
 
 
-def funnel(
-    edits: Iterable[Edit], pairs: int | bool = 0, groups: int | bool = 0, sources: int = 1
-) -> Counter[str]:
+def funnel(edits: Iterable[Edit], pairs: int | bool = 0, groups: int | bool = 0, sources: int = 1) -> Counter[str]:
     """How many of each came through each stage; funnels of several sources add up.
 
     Args:

@@ -7,7 +7,7 @@ and the ledger are opened once per process.
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,7 +21,6 @@ from redaes.engine.ledger import Ledger
 from redaes.engine.objects import Picture
 from redaes.engine.plan import Job
 from redaes.engine.stages import (
-    Candidate,
     Crew,
     Scene,
     ask_the_rest,
@@ -214,7 +213,9 @@ def work_on(job: Job, shop: Workshop) -> SourceResult:
         GivenUp: an answer that it needs cannot be had.
     """
     config = shop.config
-    scene = Scene(job.source, cut(job, shop), shop.crew, config, Asking(shop.calls.ask, shop.ledger.objects, job.source.id))
+    scene = Scene(
+        job.source, cut(job, shop), shop.crew, config, Asking(shop.calls.ask, shop.ledger.objects, job.source.id)
+    )
     scored = score_source(scene)
     for_pair = pair_candidates(scene) if job.pair else []
     for_group = group_candidates(scene) if job.group else []
@@ -225,12 +226,13 @@ def work_on(job: Job, shop: Workshop) -> SourceResult:
     made = [c for c in for_pair if c.passed is not None] + [c for c in for_group if c.picture is not None]
     kept = made if config.keep_all_images else [c for c in made if c is chosen or c in variants]
     edits = [c.record(kept=c in kept) for c in made]
+    pictures = [(job.source.image, scene.picture), *((c.image, c.edited()) for c in kept)]
     return SourceResult(
         score=scored,
         edits=tuple(edits),
         pair=chosen.id if chosen else "",
         group=tuple(c.id for c in variants),
-        images={job.source.image: shop.ledger.objects.put(scene.picture), **_hashes(kept)},
+        images={name: shop.ledger.objects.put(picture, durable=False) for name, picture in pictures},
         saved=saved_calls(for_pair, for_group, config) if config.mode == "lazy" else {},
         funnel=dict(funnel(edits, chosen is not None, bool(variants))),
     )
@@ -244,8 +246,3 @@ def cut(job: Job, shop: Workshop) -> Picture:
     if config.sources.vary and job.source.split == "train":
         image = vary(image, stream(config.seed, job.source.id, "vary"))
     return Picture.of(image)
-
-
-def _hashes(candidates: Sequence[Candidate]) -> dict[str, str]:
-    """Names and hashes of their images."""
-    return {c.image: c.edited().sha for c in candidates}
