@@ -16,10 +16,14 @@ import json
 import logging
 import os
 import shutil
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from redaes import __version__
@@ -161,14 +165,25 @@ def note_build(folder: Path, mark: str, output: Path, config: EngineConfig, sour
         write_atomically(path, json.dumps(noted, indent=1, sort_keys=True) + "\n")
 
 
-def noted_build(folder: Path, output: Path) -> tuple[str, dict[str, Any]] | None:
-    """Fingerprint and note of the latest build of a dataset on a ledger; None if there was none."""
+class NotedBuild(NamedTuple):
+    """What is known of a build: fingerprint, absolute path of the dataset, configuration, how many sources."""
+
+    mark: str
+    output: str
+    config: dict[str, Any]
+    flow: dict[str, Any]
+    sources: int
+
+
+def noted_builds(folder: Path) -> list[NotedBuild]:
+    """All builds on a ledger, the latest first."""
     notes = sorted((folder / "builds").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
-    for path in notes:
-        noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if noted["output"] == os.path.abspath(output):
-            return path.stem, noted
-    return None
+    return [NotedBuild(path.stem, **json.loads(path.read_text(encoding="utf-8"))) for path in notes]
+
+
+def noted_build(folder: Path, output: Path) -> NotedBuild | None:
+    """The latest build of a dataset on a ledger; None if there was none."""
+    return next((noted for noted in noted_builds(folder) if noted.output == os.path.abspath(output)), None)
 
 
 def _existing(output: Path) -> Manifest | None:
@@ -215,14 +230,34 @@ def _work_through(plan: Plan, work: WorkOnSource, shop: Workshop, runner: Runner
     standing = Standing(len(plan), shop.ledger.results_count(work.build), shop.calls)
     watch(standing)
     try:
-        for outcome in runner.map(work, _unfinished(plan, work, shop, standing)):
-            standing.add(outcome)
-            watch(standing)
+        with _gentle_interrupt(shop.calls):
+            for outcome in runner.map(work, _unfinished(plan, work, shop, standing)):
+                standing.add(outcome)
+                watch(standing)
     except Stopped as stopped:
         if shop.failure is not None:
             raise shop.failure from stopped
         raise UserError(f"{stopped} ({standing.done} of {standing.total} sources are finished)") from stopped
     return standing
+
+
+@contextmanager
+def _gentle_interrupt(calls: Calls) -> Iterator[None]:
+    """The first Ctrl-C lets answers in flight come in; the second leaves at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+        calls.stop("interrupted")
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _unfinished(plan: Plan, work: WorkOnSource, shop: Workshop, standing: Standing) -> Iterator[Job]:

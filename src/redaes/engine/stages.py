@@ -105,12 +105,13 @@ class Crew:
 
     def members(self, config: EngineConfig) -> Iterator[Member]:
         """Everybody who is asked something."""
-        for kind, specs, plugins, roles in (
+        kinds: list[tuple[str, Sequence[PluginSpec], Sequence[Any], tuple[Role, ...]]] = [
             ("judges", config.judges, self.judges, ("score", "compare")),
             ("instructors", [config.instructor], [self.instructor], ("instruct", "diversify")),
             ("editors", config.editors, self.editors, ("edit",)),
             ("verifiers", config.verifiers, self.verifiers, ("verify",)),
-        ):
+        ]
+        for kind, specs, plugins, roles in kinds:
             for spec, plugin in zip(specs, plugins, strict=True):
                 yield Member(kind, spec, plugin, roles)
 
