@@ -115,7 +115,7 @@ def build(
         shop = Workshop.open(config, crew, photos, book)
         work = WorkOnSource(shop, fingerprint(config, plan, crew))
         note_build(book.folder, work.build, output, config, len(plan))
-        standing = _work_through(plan, work, shop, runner, watch or (lambda standing: None))
+        standing = _work_through(plan, work, shop, runner, watch)
         return Built(_replace(output, work, shop, plan, standing), already=False)
 
 
@@ -225,15 +225,16 @@ def _make_room(output: Path) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _work_through(plan: Plan, work: WorkOnSource, shop: Workshop, runner: Runner, watch: Watch) -> Standing:
+def _work_through(plan: Plan, work: WorkOnSource, shop: Workshop, runner: Runner, watch: Watch | None) -> Standing:
     """Work on all sources whose result is not in the ledger."""
     standing = Standing(len(plan), shop.ledger.results_count(work.build), shop.calls)
-    watch(standing)
+    tell = watch if watch is not None else lambda standing: None
+    tell(standing)
     try:
         with _gentle_interrupt(shop.calls):
             for outcome in runner.map(work, _unfinished(plan, work, shop, standing)):
                 standing.add(outcome)
-                watch(standing)
+                tell(standing)
     except Stopped as stopped:
         if shop.failure is not None:
             raise shop.failure from stopped
