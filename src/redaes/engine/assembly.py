@@ -69,14 +69,16 @@ def assemble(
 
 
 def is_whole(objects: ObjectStore, sha: str) -> bool:
-    """Whether an image's file is there and its checksums are right; the pixels are not decoded."""
+    """Whether an image's file is there with the right checksums; the pixels are not decoded. A damaged one goes."""
     from PIL import Image
 
+    path = objects.path(sha)
     try:
-        with Image.open(objects.path(sha)) as file:
+        with Image.open(path) as file:
             file.verify()
     except (OSError, SyntaxError, ValueError):  # what Pillow raises on a broken PNG
-        return objects.get(sha) is not None
+        path.unlink(missing_ok=True)
+        return False
     return True
 
 

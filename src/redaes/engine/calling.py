@@ -203,7 +203,8 @@ class Calls:
         Raises:
             UserError: there is a budget, and nobody knows what its calls cost; or a call is larger than its limit.
         """
-        self._enlisted[id(plugin)] = (plugin, identity_of(kind, spec, plugin))
+        known = {} if hasattr(plugin, "identity") else identity_of(kind, spec, plugin)
+        self._enlisted[id(plugin)] = (plugin, known)
         for role in roles:
             self._line(role, plugin)
 

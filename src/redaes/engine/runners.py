@@ -56,7 +56,7 @@ class ThreadRunner:
     def map(self, job: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield `job(item)` for every item, in order; one slow item does not keep the others from going on."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="source")
-        return _in_order(pool, job, items, window=16 * self.workers)
+        return _in_order(pool, job, items, window=8 * self.workers)
 
 
 class ProcessRunner:

@@ -88,16 +88,18 @@ class Outcome(NamedTuple):
 
 
 class OpenPhotographs:
-    """Photographs kept open between sources, the most recently used ones, within a budget of pixels.
+    """Photographs kept open between sources, the most recently used ones.
 
     Args:
         photos: where they come from.
         budget: pixels kept at most, beside the photograph in use; 64 million are about 200 MB.
+        most: photographs kept at most.
     """
 
-    def __init__(self, photos: PhotoSource, budget: int = 64_000_000) -> None:
+    def __init__(self, photos: PhotoSource, budget: int = 64_000_000, most: int = 64) -> None:
         self.photos = photos
         self.budget = budget
+        self.most = most
         self.kept: OrderedDict[str, Image] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -109,9 +111,12 @@ class OpenPhotographs:
         with self._lock:
             self.kept[name] = image
             self.kept.move_to_end(name)
-            while len(self.kept) > 1 and sum(i.width * i.height for i in self.kept.values()) > self.budget:
+            while len(self.kept) > self.most or (len(self.kept) > 1 and self._pixels() > self.budget):
                 self.kept.popitem(last=False)
         return image
+
+    def _pixels(self) -> int:
+        return sum(i.width * i.height for i in self.kept.values())
 
 
 @contextmanager
