@@ -6,8 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from redaes import __version__
 from redaes.errors import UserError
-from redaes.registry import DISABLE, KINDS, check_plugins, create, find, list_plugins, load_plugin, split_spec
+from redaes.registry import (
+    DISABLE,
+    KINDS,
+    check_plugins,
+    create,
+    find,
+    identity_of,
+    list_plugins,
+    load_plugin,
+    split_spec,
+)
 from redaes.rewards import RelativeRankingConsistency
 
 
@@ -149,3 +160,34 @@ def test_splitting_does_not_change_the_configuration() -> None:
     spec = {"class_path": "rrc", "init_args": {"tau": 1.0}, "tau": 0.25}
     split_spec(spec)
     assert spec == {"class_path": "rrc", "init_args": {"tau": 1.0}, "tau": 0.25}
+
+
+def test_a_plugin_that_says_nothing_of_itself_is_known_by_class_settings_and_version_of_its_package() -> None:
+    by_name = {"class_path": "rrc", "init_args": {"tau": 0.5}}
+    by_path = {"class_path": "redaes.rewards.RelativeRankingConsistency", "init_args": {"tau": 0.5}}
+    identities = [identity_of("rewards", spec, create("rewards", spec)) for spec in (by_name, by_path)]
+    expected = {
+        "class": "redaes.rewards.RelativeRankingConsistency",
+        "settings": {"tau": 0.5},
+        "version": __version__,
+    }
+    assert identities == [expected, expected]
+
+
+def test_a_package_of_a_third_party_gives_its_own_version(site: Path) -> None:
+    _declare(site, "third", "[redaes.rewards]\nthird = third_one:Third\n", {"third_one": "class Third: ..."})
+    made = load_plugin("rewards", "third")()
+    assert identity_of("rewards", "third", made)["version"] == "2.5"
+
+
+def test_code_that_no_package_brought_is_known_by_what_it_says(site: Path) -> None:
+    versions = []
+    for name, text in (
+        ("loose_a", "class Loose: ..."),
+        ("loose_b", "class Loose: x = 1"),
+        ("loose_c", "class Loose: ..."),
+    ):
+        (site / f"{name}.py").write_text(text)
+        made = load_plugin("rewards", f"{name}.Loose")()
+        versions.append(identity_of("rewards", f"{name}.Loose", made)["version"])
+    assert versions[0] == versions[2] != versions[1]

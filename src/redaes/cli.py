@@ -36,6 +36,9 @@ COMMANDS: dict[str, Command] = {
     "data build": Command("redaes.commands.data:build", "build a dataset of pairs, groups and scores from photographs"),
     "data status": Command("redaes.commands.data:status", "what a dataset holds and how judges and editors did"),
     "data retry": Command("redaes.commands.data:retry", "ask again what was given up, and complete the dataset"),
+    "data estimate": Command(
+        "redaes.commands.estimate:estimate", "calls, tokens and cost of a build before it is made"
+    ),
     "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
     "evaluate": Command("redaes.commands.evaluate:evaluate", "agreement of a model with the judges, with intervals"),

@@ -240,8 +240,10 @@ def identity_of(kind: str, spec: PluginSpec, plugin: Any) -> dict[str, Any]:
     """
     name, settings = split_spec(spec)
     made = type(plugin)
-    entries = _entry_points(kind).get(name)
-    version = _package(entries[0])[1] if entries else _version_of_module(made.__module__)
+    value = f"{made.__module__}:{made.__qualname__}"
+    declared = (entry for entries in _entry_points(kind).values() for entry in entries)
+    entry = next((entry for entry in declared if entry.name == name or entry.value == value), None)
+    version = _package(entry)[1] if entry else _version_of_module(made.__module__)
     return {"class": f"{made.__module__}.{made.__qualname__}", "settings": settings, "version": version}
 
 

@@ -254,6 +254,8 @@ class Calls:
         try:
             value = self._find_or_buy(_Question(line, key, source, shas), function, dump, load)
         except BaseException as error:
+            if not isinstance(error, GivenUp | Stopped):
+                self.stop(_one_line(error))
             self._end(key)
             answer.set_exception(error)
             raise
@@ -272,17 +274,17 @@ class Calls:
 
     def snapshot(self) -> Snapshot:
         """How things stand."""
-        admission = self._gate.admission
+        standing = self._gate.standing()
         with self._lock:
             roles = {role: replace(figures) for role, figures in self._figures.items()}
         return Snapshot(
             seconds=self.clock() - self._began,
             roles=roles,
-            in_flight=admission.in_flight,
-            waiting=len(admission.waiting()),
-            spent=admission.spent / NANO,
+            in_flight=standing.in_flight,
+            waiting=standing.waiting,
+            spent=standing.spent / NANO,
             currency=self.prices.currency,
-            endpoints={name: endpoint.breaker.state() for name, endpoint in list(admission.endpoints.items()) if name},
+            endpoints=standing.endpoints,
         )
 
     def _end(self, key: str) -> None:
@@ -356,11 +358,7 @@ class Calls:
             else:
                 self._count(question.line.role, from_ledger=1)
                 return value
-        try:
-            return self._buy(question, function, dump, load)
-        except UserError as error:
-            self.stop(str(error))
-            raise
+        return self._buy(question, function, dump, load)
 
     def _buy(
         self, question: _Question, function: Callable[[], T], dump: Callable[[T], Any], load: Callable[[Any], T]
@@ -369,11 +367,11 @@ class Calls:
         while True:
             attempt += 1
             tried = self._try(question.line, function)
+            text = _dumped(tried, dump)
             if tried.fault is not None:
                 self._fault(question, tried, attempt)
             if tried.failure is None:
                 value: T = tried.value
-                text = canonical_json(dump(value))
                 result = redact(text)
                 self._write(question, tried, attempt, "ok", result=result)
                 return value if result == text else load(json.loads(result))
@@ -422,7 +420,7 @@ class Calls:
         return tried
 
     def _fault(self, question: _Question, tried: _Try, attempt: int) -> NoReturn:
-        """Neither an answer nor one of the failures a plug-in may report: what was paid is written down, all stops."""
+        """Neither an answer nor one of the failures a plug-in may report: what was paid is written down."""
         fault = tried.fault
         assert fault is not None
         message = _one_line(fault)
@@ -433,7 +431,6 @@ class Calls:
         if isinstance(fault, UserError):
             raise UserError(f"{question.line.label}: {message}")
         message = f"{question.line.label} failed on source {question.source}: {type(fault).__name__}: {message}"
-        self.stop(message)
         wrong = RuntimeError(message)
         # Not `from fault`: its text may hold a key.
         wrong.add_note(redact("".join(traceback.format_exception(fault))))
@@ -488,6 +485,16 @@ def _key(line: _Line, question: Mapping[str, Any], images: Sequence[str]) -> str
     """The digest that an answer is found by."""
     text = canonical_json([line.role, line.plugin, line.identity, question, images])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _dumped(tried: _Try, dump: Callable[[Any], Any]) -> str:
+    """The answer as text; one that cannot be written is a fault like any other, and what was paid is still known."""
+    if tried.fault is None and tried.failure is None:
+        try:
+            return canonical_json(dump(tried.value))
+        except Exception as fault:
+            tried.fault = fault
+    return ""
 
 
 def _seconds(retry_after: float | None) -> float:

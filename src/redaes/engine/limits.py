@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from redaes.engine.config import LimitSettings, RetrySettings
 
@@ -317,6 +318,15 @@ class Admission:
         return [request for endpoint in self._waiting.values() for request in endpoint.queue]
 
 
+class Standing(NamedTuple):
+    """How things stand at a gate; `spent` in billionths, `endpoints` as `Breaker.state` has it."""
+
+    in_flight: int
+    waiting: int
+    spent: int
+    endpoints: dict[str, str]
+
+
 class Gate:
     """Threads wait here for their turn.
 
@@ -380,6 +390,13 @@ class Gate:
     def stopped(self) -> str:
         """Why nothing more is asked; empty while it is."""
         return self.admission.stopped
+
+    def standing(self) -> Standing:
+        """How things stand."""
+        with self._lock:
+            now = self.admission
+            states = {name: endpoint.breaker.state() for name, endpoint in now.endpoints.items()}
+            return Standing(now.in_flight, len(now.waiting()), now.spent, states)
 
     def _check(self) -> None:
         if self.admission.stopped:

@@ -63,11 +63,15 @@ class Price(_Row):
     source: str = ""
     note: str = ""
     image_tokens: ImageTokens | None = None
+    tokens_per_image: int = Field(0, ge=0, description="output tokens of an image made, for estimates")
 
     def of(self, usage: Usage) -> float:
         """The cost of what a call took."""
-        tokens = usage.input_tokens * self.input + usage.output_tokens * self.output
-        return tokens / _MILLION + usage.images * self.image
+        return self.rate(*usage)
+
+    def rate(self, input_tokens: float, output_tokens: float, images: float) -> float:
+        """The cost of so much, or of as much on average."""
+        return (input_tokens * self.input + output_tokens * self.output) / _MILLION + images * self.image
 
     def fits(self, model: str, endpoint: str) -> bool:
         """Whether this row is about the model there."""
