@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "data estimate": Command(
         "redaes.commands.estimate:estimate", "calls, tokens and cost of a build before it is made"
     ),
+    "data repair": Command("redaes.commands.data:repair", "make the database of a damaged ledger anew"),
     "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
     "evaluate": Command("redaes.commands.evaluate:evaluate", "agreement of a model with the judges, with intervals"),

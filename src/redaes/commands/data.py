@@ -183,6 +183,22 @@ def _standing_tables(told: dict[str, Any]) -> "list[Table]":
     return [builds, calls]
 
 
+def repair(dataset: str) -> None:
+    """Make the database of a damaged ledger anew, from the ledger's own copy of every row. The old one is kept aside.
+
+    Args:
+        dataset: the dataset that is built, or the folder of its ledger.
+    """
+    from redaes.engine.recovery import repair as repair_ledger
+
+    done = repair_ledger(dataset)
+    print(f"{done.folder}: {done.calls} calls")
+    if done.aside:
+        print(f"the old database is kept in {done.aside}")
+    if done.damaged_lines:
+        print(f"{done.damaged_lines} lines of its segments are damaged; {done.rescued} rows came from the old database")
+
+
 def _tables(statistics: dict[str, Any]) -> "list[Table]":
     from rich.table import Table
 

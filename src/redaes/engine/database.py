@@ -7,7 +7,7 @@
 
 What a damaged page can do, and what notices it: a changed row, its checksum; a lost row, the index entry that leads
 to it; a changed or lost index entry, the sum in `state` (compared at each opening for writing, which reads the index
-alone: about a tenth of a second for a million calls); a lost row of `totals`, the number of calls.
+alone, or at the first call that is looked for); a lost row of `totals`, the number of calls.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +39,10 @@ CALL_COLUMNS = {
 FORGOTTEN = "forgotten"
 """The status of a row that is no call: from here on a dead letter of its key does not count."""
 
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading a damaged database may raise; the second where SQLite quotes what it cannot read."""
+
+_NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 _BY = ("role", "plugin", "model", "status")
 _SUMMED = ("input_tokens", "output_tokens", "images_made", "cost", "latency")
 _TOTALS = (*_BY, "calls", *_SUMMED)
@@ -58,7 +62,16 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 class Damaged(Exception):
-    """The database is not what was written; the message says what does not match."""
+    """The database is not what was written.
+
+    Args:
+        message: what does not match.
+        path: the file, if it is not the database's.
+    """
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Entry(NamedTuple):
@@ -85,10 +98,20 @@ class Total(NamedTuple):
 
 @dataclass
 class State:
-    """See the module's table. Sums are of the upper and lower halves of the hashes."""
+    """See the module's table.
+
+    Attributes:
+        segment: the last one.
+        offset: bytes of it that are in the database.
+        skipped: damaged lines that were passed over.
+        calls: rows.
+        high: sum of the upper halves of their hashes.
+        low: sum of the lower halves.
+    """
 
     segment: int = 1
     offset: int = 0
+    skipped: int = 0
     calls: int = 0
     high: int = 0
     low: int = 0
@@ -108,22 +131,34 @@ def explaining(path: Path, repair: str) -> Iterator[None]:
     try:
         yield
     except Damaged as error:
-        raise UserError(f"{path} is damaged ({error}); run `{repair}`") from error
+        raise UserError(f"{error.path or path} is damaged ({error}); run `{repair}`") from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it cannot read
+        raise UserError(f"{path} is damaged (its schema is unreadable); run `{repair}`") from error
     except sqlite3.DatabaseError as error:
         if isinstance(error, (sqlite3.ProgrammingError, sqlite3.NotSupportedError)):
             raise
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        code = _code(error)
         if code == sqlite3.SQLITE_FULL:
             raise UserError(
                 f"cannot write {path}: the disk is full; make room and run the same command again"
             ) from error
-        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-            raise UserError(f"cannot write {path}: {error}") from error
+        if code in _NOT_WRITABLE:
+            raise UserError(f"cannot open or write {path}: {error}") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise UserError(f"{path} is locked by another program; close it and run the same command again") from error
         if code == sqlite3.SQLITE_IOERR:
             raise UserError(f"cannot read or write {path}: {error} ({error.sqlite_errorname})") from error
         raise UserError(f"{path} is damaged ({error}); run `{repair}`") from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; what Python cannot read as text has none, and is damage."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    location = f"{path.absolute().as_uri()}?{options}"
+    return sqlite3.connect(location, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 class Database:
@@ -135,19 +170,32 @@ class Database:
     """
 
     def __init__(self, path: Path, access: Literal["write", "read"]) -> None:
-        self.path = path
-        location = path.absolute().as_uri() + ("" if access == "write" else "?mode=ro")
-        self.sql = sqlite3.connect(
-            location, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        if access == "write":
-            self.sql.execute("PRAGMA journal_mode = WAL")
-            self.sql.execute("PRAGMA synchronous = FULL")
-            self.sql.execute("PRAGMA cache_size = -32768")
-            self._create()
-        version = self.sql.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
-            raise Damaged(f"it has schema version {version}, this redaes knows {SCHEMA_VERSION}")
+        self.sql = _connect(path, "mode=rwc" if access == "write" else "mode=ro")
+        try:
+            if access == "write":
+                self.sql.execute("PRAGMA journal_mode = WAL")
+                self.sql.execute("PRAGMA synchronous = FULL")
+                self.sql.execute("PRAGMA cache_size = -16384")
+                self._create()
+            version = self._version(path, access)
+            if version != SCHEMA_VERSION:
+                raise Damaged(f"it has schema version {version}, this redaes knows {SCHEMA_VERSION}")
+        except BaseException:
+            self.sql.close()
+            raise
+
+    def _version(self, path: Path, access: str) -> int:
+        """The schema's version: the first thing that is read."""
+        try:
+            return int(self.sql.execute("PRAGMA user_version").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            ahead = path.with_name(f"{path.name}-wal")
+            if access == "write" or _code(error) not in _NOT_WRITABLE or (ahead.exists() and ahead.stat().st_size):
+                raise
+            # SQLite wants files of its own beside a database; in a folder that cannot be written nobody else writes.
+            self.sql.close()
+            self.sql = _connect(path, "immutable=1")
+            return int(self.sql.execute("PRAGMA user_version").fetchone()[0])
 
     def _create(self) -> None:
         with self.transaction():
@@ -157,9 +205,13 @@ class Database:
                 self._set_state(State())
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Hold the write lock among all processes; commit durably at the end, or undo at an exception."""
-        self.sql.execute("BEGIN IMMEDIATE")
+    def transaction(self, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Iterator[None]:
+        """Commit durably at the end, or undo at an exception.
+
+        Args:
+            kind: immediate holds the write lock among all processes; deferred sees one state of the database.
+        """
+        self.sql.execute(f"BEGIN {kind}")
         try:
             yield
             self.sql.execute("COMMIT")
@@ -173,12 +225,13 @@ class Database:
 
     # --- writing, inside a transaction --------------------------------------------------------------------------------
 
-    def write(self, entries: Iterable[Entry], position: Position) -> None:
+    def write(self, entries: Iterable[Entry], position: Position, skipped: int = 0) -> None:
         """Add entries.
 
         Args:
             entries: in their order.
             position: of the segments, after them.
+            skipped: damaged lines among them.
         """
         calls: list[Entry] = []
         results: list[Entry] = []
@@ -192,10 +245,11 @@ class Database:
             [(e.fields["build"], e.fields["source"], e.fields["text"], e.checksum) for e in results],
         )
         state.segment, state.offset = position
+        state.skipped += skipped
         self._set_state(state)
 
     def _write_calls(self, calls: Sequence[Entry], state: State) -> None:
-        hashes = [_hash(entry.fields["key"]) for entry in calls]
+        hashes = [key_hash(entry.fields["key"]) for entry in calls]
         marks = ", ".join("?" * (len(CALL_COLUMNS) + 3))
         rows = (
             (state.calls + n, hash_, *(entry.fields[column] for column in CALL_COLUMNS), entry.checksum)
@@ -208,15 +262,15 @@ class Database:
         state.low += sum(hash_ & 0xFFFFFFFF for hash_ in hashes)
 
     def _add_totals(self, calls: Sequence[Entry]) -> None:
-        sums = {total[: len(_BY)]: list(total[len(_BY) :]) for total in self._read_totals()}
-        touched = set()
+        sums: dict[tuple[str, ...], list[Any]] = {}
         for entry in calls:
             by = tuple(entry.fields[name] for name in _BY)
-            values = sums.setdefault(by, [0, 0, 0, 0, 0.0, 0.0])
+            if by not in sums:
+                known = self._read_totals("WHERE " + " AND ".join(f"{name} = ?" for name in _BY), by)
+                sums[by] = list(known[0][len(_BY) :]) if known else [0, 0, 0, 0, 0.0, 0.0]
             for n, added in enumerate((1, *(entry.fields[name] for name in _SUMMED))):
-                values[n] += added
-            touched.add(by)
-        rows = [(*by, *sums[by]) for by in touched]
+                sums[by][n] += added
+        rows = [(*by, *values) for by, values in sums.items()]
         self.sql.executemany(
             f"INSERT OR REPLACE INTO totals VALUES ({', '.join('?' * (len(_TOTALS) + 1))})",
             [(*row, checksum(dict(zip(_TOTALS, row, strict=True)))) for row in rows],
@@ -238,17 +292,19 @@ class Database:
 
     def calls(self, key: str) -> list[dict[str, Any]]:
         """All rows of a key, verified, in order."""
-        hash_ = _hash(key)
+        hash_ = key_hash(key)
         rows = self._calls("hash = ? ORDER BY id", hash_)
         for row in rows:
-            if _hash(row["key"]) != hash_:
+            if key_hash(row["key"]) != hash_:
                 raise Damaged("an entry of calls_by_hash leads to another call")
         return [row for row in rows if row["key"] == key]
 
     def failed(self) -> list[int]:
         """The rows that were dead letters when they were written."""
-        ids = [row[0] for row in self.sql.execute("SELECT id FROM calls WHERE status = 'failed' ORDER BY id")]
-        if len(ids) != sum(total.calls for total in self._read_totals() if total.status == "failed"):
+        with self.transaction("DEFERRED"):
+            ids = [row[0] for row in self.sql.execute("SELECT id FROM calls WHERE status = 'failed' ORDER BY id")]
+            count = sum(total.calls for total in self._read_totals() if total.status == "failed")
+        if len(ids) != count:
             raise Damaged("the index calls_failed does not list all failed calls")
         return ids
 
@@ -286,14 +342,16 @@ class Database:
 
     def totals(self) -> list[Total]:
         """All sums, verified."""
-        totals = self._read_totals()
-        if sum(total.calls for total in totals) != self.state().calls:
+        with self.transaction("DEFERRED"):
+            totals = self._read_totals()
+            count = self.state().calls
+        if sum(total.calls for total in totals) != count:
             raise Damaged("the totals are not those of all calls")
         return [total for total in totals if total.status != FORGOTTEN]
 
-    def _read_totals(self) -> list[Total]:
+    def _read_totals(self, where: str = "", of: Sequence[str] = ()) -> list[Total]:
         totals = []
-        for *values, digest in self.sql.execute(f"SELECT {', '.join(_TOTALS)}, checksum FROM totals"):
+        for *values, digest in self.sql.execute(f"SELECT {', '.join(_TOTALS)}, checksum FROM totals {where}", of):
             _verify(dict(zip(_TOTALS, values, strict=True)), digest, "a row of its totals")
             totals.append(Total(*values))
         return totals
@@ -304,26 +362,32 @@ class Database:
         Raises:
             Damaged: an entry was changed or is gone.
         """
-        state = self.state()
-        found = self.sql.execute(
-            "SELECT count(*), coalesce(sum(hash >> 32), 0), coalesce(sum(hash & 4294967295), 0) "
-            "FROM calls INDEXED BY calls_by_hash"
-        ).fetchone()
-        if found != astuple(state)[2:]:
+        with self.transaction("DEFERRED"):
+            state = self.state()
+            found = self.sql.execute(
+                "SELECT count(*), coalesce(sum(hash >> 32), 0), coalesce(sum(hash & 4294967295), 0) "
+                "FROM calls INDEXED BY calls_by_hash"
+            ).fetchone()
+            last = self.sql.execute("SELECT max(id) FROM calls").fetchone()[0] or 0
+        if found != (state.calls, state.high, state.low):
             raise Damaged("the index calls_by_hash is not that of all calls")
-        if (self.sql.execute("SELECT max(id) FROM calls").fetchone()[0] or 0) != state.calls:
+        if last != state.calls:
             raise Damaged("calls are missing at the end")
 
 
 def _verify(fields: Fields, digest: Any, what: str) -> None:
-    try:
-        right = checksum(fields) == digest
-    except (TypeError, ValueError):
-        right = False
-    if not right:
+    if not matches(fields, digest):
         raise Damaged(f"{what} does not match its checksum")
 
 
-def _hash(key: str) -> int:
+def matches(fields: Fields, digest: Any) -> bool:
+    """Whether a checksum is that of the fields."""
+    try:
+        return bool(checksum(fields) == digest)
+    except (TypeError, ValueError):  # damage can make a number into anything
+        return False
+
+
+def key_hash(key: str) -> int:
     """Sixty-four bits of a key, signed, to keep the index small."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)

@@ -32,11 +32,15 @@ from typing import Any, Literal, NamedTuple, Self
 from redaes.engine.database import CALL_COLUMNS, FORGOTTEN, Database, Entry, Total, explaining
 from redaes.engine.locks import Lock
 from redaes.engine.objects import ObjectStore
-from redaes.engine.segments import Position, Segments, checksum, seal, sync_folder
+from redaes.engine.recovery import catch_up, catch_up_in_parts, repair_command
+from redaes.engine.segments import Segments, seal, sync_folder
 from redaes.errors import UserError
 
 BATCH = 1024
 """Rows in one commit, at most."""
+
+LARGEST = 2**40
+"""No number of a record is larger, so that sums over millions of them are exact in 63 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +93,11 @@ class CallRecord:
 
 
 class _Handed(NamedTuple):
-    """An entry on its way to the writer."""
+    """An entry on its way to the writer, which tells what came of it: None, or what failed."""
 
     entry: Entry
     line: bytes
-    done: "Future[None]"
+    outcome: "Future[BaseException | None]"
 
 
 class Ledger:
@@ -104,15 +108,17 @@ class Ledger:
         objects: its edited images.
     """
 
-    def __init__(self, folder: Path, lock: Lock | None, repair: str, writing: bool) -> None:
+    def __init__(self, folder: Path, lock: Lock | None, writing: bool) -> None:
         self.folder = folder
         self.objects = ObjectStore(folder / "objects")
         self._lock = lock
         self._path = folder / "ledger.sqlite"
-        self._repair = repair
+        self._repair = repair_command(folder)
         self._segments = Segments(folder / "segments")
         self._reading = threading.Lock()
+        self._checked = False
         self._failure: BaseException | None = None
+        self._handing = threading.Lock()
         self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         with self._explaining():
@@ -131,13 +137,12 @@ class Ledger:
         Args:
             folder: the ledger's.
             lock: this is the build; False for the other processes of a build whose first one holds the lock.
-            name: of the dataset that is built, for messages.
+            name: of the dataset that is built, for the message to another build.
 
         Raises:
             UserError: another build is using it, it cannot be written, or it is damaged.
         """
         folder = Path(folder)
-        name = name or str(folder).removesuffix(".ledger")
         try:
             for part in (folder, folder / "segments", folder / "objects"):
                 if not part.is_dir():
@@ -145,9 +150,9 @@ class Ledger:
                     sync_folder(part.parent)
         except OSError as error:
             raise UserError(f"cannot write the ledger {folder}: {error.strerror or error}") from error
-        held = Lock.take(folder / "ledger.lock", name) if lock else None
+        held = Lock.take(folder / "ledger.lock", f"the build of {name or folder}") if lock else None
         try:
-            return cls(folder, held, f"redaes data repair {name}", writing=True)
+            return cls(folder, held, writing=True)
         except BaseException:
             if held:
                 held.release()
@@ -157,21 +162,26 @@ class Ledger:
     def open_for_reading(cls, folder: str | Path, name: str = "") -> "Ledger":
         """Open a ledger to look at, also while a build is writing to it.
 
+        Args:
+            folder: the ledger's.
+            name: of the dataset, for the message that there is none.
+
         Raises:
             UserError: there is none, or it is damaged.
         """
         folder = Path(folder)
         if not (folder / "ledger.sqlite").is_file():
-            raise UserError(f"no ledger in {folder}; `redaes data build` makes one")
-        name = name or str(folder).removesuffix(".ledger")
-        return cls(folder, None, f"redaes data repair {name}", writing=False)
+            of = f" of {name}" if name else ""
+            raise UserError(f"no ledger{of} in {folder}; `redaes data build` makes one")
+        return cls(folder, None, writing=False)
 
     def close(self) -> None:
         """Let go of files and lock. What was put is durable already."""
-        if self._writer:
+        with self._handing:
+            writer, self._writer = self._writer, None
             self._handed.put(None)
-            self._writer.join()
-            self._writer = None
+        if writer:
+            writer.join()
         with self._reading:
             self._database.close()
         if self._writing:
@@ -199,7 +209,7 @@ class Ledger:
         Raises:
             UserError: the database is damaged.
         """
-        with self._read() as database:
+        with self._read(checked=True) as database:
             rows = [row for row in database.calls(_clean(key)) if row["status"] != "retried"]
         answers = [row for row in rows if row["status"] == "ok"]
         latest = (answers or rows)[-1:]
@@ -214,19 +224,30 @@ class Ledger:
 
         Raises:
             UserError: it could not be written; nothing more can be put until the ledger is opened again.
-            ValueError: a number in it is not finite, or has more than 63 bits.
+            ValueError: a number in it is not finite, or beyond `LARGEST`.
         """
         self._put([_call_fields(record)], wait)
 
+    def put_many(self, records: Iterable[CallRecord]) -> None:
+        """Keep many attempts, such as those of another ledger, in few commits. All are durable when this returns.
+
+        Args:
+            records: held in memory until then.
+
+        Raises:
+            UserError, ValueError: as `put`; of many, some may have been kept.
+        """
+        self._put([_call_fields(record) for record in records])
+
     def failures(self) -> Iterator[CallRecord]:
         """Dead letters: calls that were given up, not forgotten since, and never answered."""
-        with self._read() as database:
+        with self._read(checked=True) as database:
             numbers = database.failed()
         for number in numbers:
             with self._read() as database:
                 row = database.call(number)
-                latest = [r for r in database.calls(row["key"]) if r["status"] != "retried"]
-            if latest[-1]["id"] == number and not any(r["status"] == "ok" for r in latest):
+                rows = [r for r in database.calls(row["key"]) if r["status"] != "retried"]
+            if rows[-1:] == [row] and not any(r["status"] == "ok" for r in rows):
                 yield _record(row)
 
     def forget_failures(self, keys: Iterable[str] | None = None) -> int:
@@ -283,8 +304,12 @@ class Ledger:
     # --- reading and writing ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _read(self) -> Iterator[Database]:
+    def _read(self, checked: bool = False) -> Iterator[Database]:
+        """The connection for reading, for one thread at a time; `checked` where it matters that a row is not found."""
         with self._reading, self._explaining():
+            if checked and not self._checked:
+                self._database.check()
+                self._checked = True
             yield self._database
 
     @contextmanager
@@ -298,51 +323,49 @@ class Ledger:
 
     def _put(self, entries: list[dict[str, Any]], wait: bool = True) -> None:
         """Hand entries to the writer and, unless told otherwise, wait for their commit."""
-        if self._writer is None:
-            raise ValueError("the ledger is not open for writing")
         handed = []
         for entry in entries:
             line, digest = seal(entry)
             handed.append(_Handed(Entry(entry, digest), line, Future()))
-        for one in handed:
-            self._handed.put(one)
+        with self._handing:
+            if self._writer is None:
+                raise ValueError("the ledger is not open for writing")
+            for one in handed:
+                self._handed.put(one)
         for one in handed if wait else ():
-            one.done.result()
+            failure = one.outcome.result()
+            if isinstance(failure, UserError):
+                raise UserError(str(failure)) from failure  # an exception of its own for every thread
+            if failure is not None:
+                raise RuntimeError("the ledger's writer failed") from failure
 
     def _write_all(self) -> None:
         """The writer's thread."""
-        ending = False
-        while not ending:
-            batch, ending = self._take_batch()
+        while batch := self._take_batch():
             try:
-                if batch and not self._failure:
+                if self._failure is None:
                     self._commit(batch)
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, the callers must not wait for ever
                 self._failure = error
             for one in batch:
-                if self._failure:
-                    one.done.set_exception(self._failure)
-                else:
-                    one.done.set_result(None)
+                one.outcome.set_result(self._failure)
 
-    def _take_batch(self) -> tuple[list[_Handed], bool]:
-        """What was handed in, at least one; and whether that is the end."""
+    def _take_batch(self) -> list[_Handed]:
+        """What was handed in since the last commit; empty at the end."""
         batch: list[_Handed] = []
-        one = self._handed.get()
-        while one is not None:
+        while not batch or (len(batch) < BATCH and not self._handed.empty()):
+            one = self._handed.get()
+            if one is None:
+                if batch:
+                    self._handed.put(None)
+                break
             batch.append(one)
-            try:
-                one = self._handed.get_nowait() if len(batch) < BATCH else None
-            except queue.Empty:
-                return batch, False
-            if one is None and len(batch) >= BATCH:
-                return batch, False
-        return batch, True
+        return batch
 
     def _commit(self, batch: list[_Handed]) -> None:
         assert self._writing is not None
         with self._explaining(), self._writing.transaction():
-            position = self._catch_up(self._writing)
+            position = catch_up(self._writing, self._segments)
             position = self._segments.append(position, b"".join(one.line for one in batch))
             self._writing.write([one.entry for one in batch], position)
 
@@ -351,30 +374,9 @@ class Ledger:
     def _recover(self, database: Database) -> None:
         """Remove and take in what a crash left; look for damage."""
         self.objects.remove_unfinished()
-        with database.transaction():
-            self._catch_up(database)
+        catch_up_in_parts(database, self._segments)
         database.check()
-
-    def _catch_up(self, database: Database) -> Position:
-        """Take in the lines that the database has not noted; inside a transaction.
-
-        Returns:
-            The place after the last one.
-        """
-        state = database.state()
-        position = Position(state.segment, state.offset)
-        size = self._segments.size(position.segment) or 0
-        if size < position.offset:
-            raise UserError(f"{self._segments.path(position.segment)} has lost its end; run `{self._repair}`")
-        if size == position.offset and self._segments.size(position.segment + 1) is None:
-            return position
-        lines = self._segments.read(position)
-        while chunk := list(islice(lines, BATCH)):
-            position = chunk[-1].end
-            database.write(
-                [Entry(line.fields, checksum(line.fields)) for line in chunk if line.fields is not None], position
-            )
-        return position
+        self._checked = True
 
 
 def _call_fields(record: CallRecord) -> dict[str, Any]:
@@ -390,8 +392,8 @@ def _call_fields(record: CallRecord) -> dict[str, Any]:
             entry[column] = float(value) + 0.0  # SQLite knows no -0.0
         else:
             entry[column] = int(value)
-            if not -(2**63) <= entry[column] < 2**63:
-                raise ValueError(f"{column} is {value}, more than 63 bits")
+        if kind.startswith(("REAL", "INTEGER")) and not abs(entry[column]) <= LARGEST:
+            raise ValueError(f"{column} is {value}; the ledger takes numbers up to {LARGEST}")
     return entry
 
 

@@ -45,7 +45,7 @@ class Lock:
             holder = _holder(file)
             file.close()
             raise UserError(
-                f"{path.parent} is in use by {holder}; wait until it ends, or take another ledger"
+                f"{path.parent} is in use by {holder}; wait until it ends, or choose another ledger"
             ) from error
         except OSError as error:
             file.close()
@@ -62,6 +62,6 @@ def _holder(file: IO[str]) -> str:
     try:
         file.seek(0)
         who = json.load(file)
-        return f"the build of {who['name']} (process {who['pid']} on {who['host']}, since {who['since']})"
+        return f"{who['name']} (process {who['pid']} on {who['host']}, since {who['since']})"
     except (ValueError, KeyError, TypeError):
         return "another build"

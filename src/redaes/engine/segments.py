@@ -119,21 +119,17 @@ class Segments:
             The place after them.
 
         Raises:
-            OSError: nothing counts as written.
+            OSError: whole lines that were written all the same are taken in by the next writer.
         """
         if position.offset >= SEGMENT_BYTES:
             position = Position(position.segment + 1, 0)
         descriptor = self._descriptor(position.segment)
-        try:
-            if os.fstat(descriptor).st_size > position.offset:
-                os.ftruncate(descriptor, position.offset)
-            written = 0
-            while written < len(lines):
-                written += os.pwrite(descriptor, lines[written:], position.offset + written)
-            os.fdatasync(descriptor)
-        except OSError:
+        if os.fstat(descriptor).st_size > position.offset:
             os.ftruncate(descriptor, position.offset)
-            raise
+        written = 0
+        while written < len(lines):
+            written += os.pwrite(descriptor, lines[written:], position.offset + written)
+        os.fdatasync(descriptor)
         return Position(position.segment, position.offset + len(lines))
 
     def read(self, position: Position) -> Iterator[Line]:
