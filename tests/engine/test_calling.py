@@ -307,18 +307,22 @@ class Silent(Judge):
 
 
 def test_without_a_budget_a_model_without_a_price_is_asked_with_one_warning(ledger, caplog):
-    calls = Calls(ledger, flow())
+    calls, judge = Calls(ledger, flow()), Judge()
     for shade in range(3):
-        ask(calls, Judge(), shade=shade)
+        ask(calls, judge, shade=shade)
     assert caplog.text.count("no price is known of 'judge-1'") == 1
 
 
 def test_a_plug_in_without_an_endpoint_computes_here_and_is_free_and_unlimited(ledger, prices):
-    judge = Judge(endpoint="")
+    judge = Judge(endpoint="", seconds=0.3)
     calls = Calls(ledger, flow(prices=prices, budget=0.0, in_flight=1))
-    assert ask(calls, judge) == 7.0
-    assert ask(Calls(ledger, flow()), judge) == 7.0
-    assert [(t.status, t.calls, t.cost) for t in ledger.totals()] == [("ok", 1, 0.0)]
+    began = time.monotonic()
+    assert ask_all(calls, judge, 4) == [7.0] * 4
+    assert time.monotonic() - began < 1.1
+    ledger.close()
+    with Ledger.create_or_open(ledger.folder) as again:
+        assert ask(Calls(again, flow()), judge) == 7.0
+        assert [(t.status, t.calls, t.cost) for t in again.totals()] == [("ok", 4, 0.0)]
 
 
 def test_what_is_wrong_shows_when_a_plug_in_is_enlisted_before_anything_is_spent(ledger):
@@ -330,21 +334,32 @@ def test_what_is_wrong_shows_when_a_plug_in_is_enlisted_before_anything_is_spent
         Calls(ledger, flow(limits=limits)).enlist("judges", spec, Judge(), ("score",))
 
 
-def test_a_plug_in_that_says_nothing_of_itself_is_told_apart_by_its_settings(ledger):
-    class Plain:
-        name = "plain"
+class Plain:
+    """Says nothing of itself."""
 
-        def score(self):
-            return 3.0
+    name = "plain"
+    times = 0
 
-    calls = Calls(ledger, flow())
-    with pytest.raises(UserError, match="enlist"):
-        ask(calls, Plain())
+    def score(self):
+        self.times += 1
+        return 3.0
+
+
+def test_a_plug_in_that_says_nothing_of_itself_is_told_apart_by_its_settings(tmp_path):
+    asked = []
     for tau in (1, 2, 1):
         plain = Plain()
-        calls.enlist("judges", {"class_path": "tests.Plain", "init_args": {"tau": tau}}, plain, ("score",))
-        ask(calls, plain)
-    assert [t.calls for t in ledger.totals()] == [2]
+        with Ledger.create_or_open(tmp_path / "set.ledger") as ledger:
+            calls = Calls(ledger, flow())
+            calls.enlist("judges", {"class_path": "tests.Plain", "init_args": {"tau": tau}}, plain, ("score",))
+            ask(calls, plain)
+        asked.append(plain.times)
+    assert asked == [1, 1, 0]
+
+
+def test_a_plug_in_that_says_nothing_of_itself_must_be_enlisted(ledger):
+    with pytest.raises(UserError, match="enlist"):
+        ask(Calls(ledger, flow()), Plain())
 
 
 @pytest.mark.parametrize("paid", [True, False])

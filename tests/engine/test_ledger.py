@@ -152,6 +152,13 @@ def test_a_number_that_is_none_is_refused_and_the_ledger_goes_on(ledger: Ledger,
     assert ledger.find("k") == record("k")
 
 
+def test_what_need_not_wait_is_there_when_anything_later_is(ledger: Ledger) -> None:
+    for n in range(10_000):
+        ledger.put(record(f"k{n}"), wait=False)
+    ledger.put_result("build", "s", "text")
+    assert all(ledger.find(f"k{n}") for n in range(10_000))
+
+
 def test_many_threads_share_the_ledger(ledger: Ledger) -> None:
     wrong: list[str] = []
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,13 @@ def test_a_damaged_file_is_as_good_as_none_and_is_set_aside(store: ObjectStore, 
     assert store.path(sha).with_suffix(".damaged").exists()
     assert store.put(noise(3)) == sha
     assert store.get(sha) is not None
+
+
+def test_many_threads_may_come_upon_the_same_damage(store: ObjectStore) -> None:
+    sha = store.put(noise(3))
+    store.path(sha).write_bytes(b"damage")
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(store.get, [sha] * 32)) == [None] * 32
 
 
 def test_putting_an_image_mends_its_damaged_file(store: ObjectStore) -> None:

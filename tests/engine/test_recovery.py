@@ -15,7 +15,7 @@ import pytest
 from tests.engine.ledger_processes import folder_in_memory, record, start
 
 from redaes.cli import main
-from redaes.engine import database
+from redaes.engine import database, segments
 from redaes.engine.ledger import Ledger
 from redaes.engine.recovery import repair
 from redaes.errors import UserError
@@ -286,6 +286,19 @@ def test_what_segments_have_lost_comes_from_the_database(
     assert {k: v for k, v in snapshot(folder).items() if k != "totals"} == {
         k: v for k, v in whole[1].items() if k != "totals"
     }
+
+
+def test_a_lost_segment_in_the_middle_comes_from_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 20_000)
+    folder = tmp_path / "out.ledger"
+    fill(folder)
+    right = snapshot(folder)
+    (folder / "segments" / "000002.jsonl").unlink()
+    done = repair(folder)
+    assert done.rescued > 10
+    assert done.calls == sum(total.calls for total in right.pop("totals")) + 1  # one dead letter was forgotten
+    found = snapshot(folder)
+    assert {name: found[name] for name in right} == right
 
 
 def test_damage_in_both_loses_only_what_is_damaged_in_both(

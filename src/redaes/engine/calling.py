@@ -21,15 +21,18 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
-from redaes.calls import CallError, Declined, Receipt, Role, Transient, UnusableAnswer, Usage, collecting
+from redaes.calls import CallError, Declined, Receipt, Role, Transient, UnusableAnswer, collecting
 from redaes.data.manifest import canonical_json
 from redaes.engine.config import FlowSettings, RetrySettings
+from redaes.engine.figures import Snapshot, Tally
+from redaes.engine.gate import Gate, Stopped
 from redaes.engine.ledger import CallRecord, Ledger
-from redaes.engine.limits import NANO, Admission, Gate, Outcome, Request, Stopped
-from redaes.engine.prices import FREE, Price, PriceTable, how_to_add
+from redaes.engine.limits import NANO, Admission, Outcome, Request
+from redaes.engine.lines import Line, Named
+from redaes.engine.prices import PriceTable
 from redaes.errors import UserError
 from redaes.redaction import keep_secret, redact
 from redaes.registry import PluginSpec, identity_of
@@ -37,7 +40,7 @@ from redaes.registry import PluginSpec, identity_of
 if TYPE_CHECKING:
     from redaes.engine.objects import Picture
 
-__all__ = ["Calls", "Figures", "GivenUp", "Lost", "Snapshot", "Stopped", "backoff"]
+__all__ = ["Calls", "GivenUp", "Lost", "Stopped", "backoff"]
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +48,6 @@ T = TypeVar("T")
 
 _LONGEST_REPLY = 200_000
 _LONGEST_MESSAGE = 500
-
-
-class Named(Protocol):
-    """A plug-in, as far as this module cares."""
-
-    name: str
 
 
 class GivenUp(Exception):
@@ -72,62 +69,8 @@ class Lost(Exception):
 
 
 @dataclass(slots=True)
-class Figures:
-    """What became of the questions of one role."""
-
-    asked: int = 0
-    from_ledger: int = 0
-    shared: int = 0
-    answered: int = 0
-    retried: int = 0
-    failed: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    images: int = 0
-    cost: float = 0.0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """How things stand, for a view of the progress.
-
-    Attributes:
-        seconds: since the beginning.
-        roles: what became of the questions since then.
-        in_flight: calls.
-        waiting: calls that wait for their turn.
-        spent: of the budget, what the ledger held before included, in `currency`.
-        endpoints: `closed`, `open` (paused) or `half-open` (one call tries).
-    """
-
-    seconds: float
-    roles: dict[str, Figures]
-    in_flight: int
-    waiting: int
-    spent: float
-    currency: str
-    endpoints: dict[str, str]
-
-
-@dataclass(slots=True)
-class _Line:
-    """What does not change from one question of a role to a plug-in to the next."""
-
-    role: Role
-    plugin: str
-    label: str
-    identity: str
-    known: Mapping[str, Any]
-    endpoint: str
-    price: Price
-    tokens: int
-    measured: bool
-    cost: int
-
-
-@dataclass(slots=True)
 class _Question:
-    line: _Line
+    line: Line
     key: str
     source: str
     images: tuple[str, ...]
@@ -186,10 +129,9 @@ class Calls:
         self._began = clock()
         self._lock = threading.Lock()
         self._ongoing: dict[str, Future[Any]] = {}
-        self._lines: dict[tuple[str, int], _Line] = {}
+        self._lines: dict[tuple[str, int], Line] = {}
         self._enlisted: dict[int, tuple[Named, dict[str, Any]]] = {}
-        self._figures: dict[str, Figures] = {}
-        self._unpriced: set[str] = set()
+        self._tally = Tally()
 
     def enlist(self, kind: str, spec: PluginSpec, plugin: Named, roles: Sequence[Role]) -> None:
         """Get to know a plug-in before it is asked, so that what is wrong shows before anything is spent.
@@ -242,12 +184,9 @@ class Calls:
         key = _key(line, question, shas)
         with self._lock:
             ongoing = self._ongoing.get(key)
-            figures = self._figures[role]
-            figures.asked += 1
             if ongoing is None:
                 answer = self._ongoing[key] = Future()
-            else:
-                figures.shared += 1
+        self._tally.add(role, asked=1, shared=ongoing is not None)
         if ongoing is not None:
             shared: T = ongoing.result()
             return shared
@@ -275,11 +214,9 @@ class Calls:
     def snapshot(self) -> Snapshot:
         """How things stand."""
         standing = self._gate.standing()
-        with self._lock:
-            roles = {role: replace(figures) for role, figures in self._figures.items()}
         return Snapshot(
             seconds=self.clock() - self._began,
-            roles=roles,
+            roles=self._tally.figures(),
             in_flight=standing.in_flight,
             waiting=standing.waiting,
             spent=standing.spent / NANO,
@@ -291,54 +228,23 @@ class Calls:
         with self._lock:
             del self._ongoing[key]
 
-    def _line(self, role: Role, plugin: Named) -> _Line:
-        line = self._describe(role, plugin)
+    def _line(self, role: Role, plugin: Named) -> Line:
+        if getattr(plugin, "key_variable", ""):
+            keep_secret(plugin.key_variable)  # type: ignore[attr-defined]
+        line = Line.of(role, plugin, self._identity(role, plugin), self.flow, self.prices)
         with self._lock:
-            self._figures.setdefault(role, Figures())
             # The reference keeps the plug-in's id from being given to another.
             self._enlisted.setdefault(id(plugin), (plugin, {}))
             return self._lines.setdefault((role, id(plugin)), line)
 
-    def _describe(self, role: Role, plugin: Named) -> _Line:
-        """What is known of a plug-in in one of its roles."""
-        if hasattr(plugin, "key_variable") and plugin.key_variable:
-            keep_secret(plugin.key_variable)
+    def _identity(self, role: Role, plugin: Named) -> Mapping[str, Any]:
+        """What answers depend on: as the plug-in says, else as it was enlisted."""
         if hasattr(plugin, "identity"):
-            known = plugin.identity(role)
-        elif id(plugin) in self._enlisted:
-            known = self._enlisted[id(plugin)][1]
-        else:
-            raise UserError(f"{plugin.name} does not say what its answers depend on; enlist it first")
-        endpoint = getattr(plugin, "endpoint", "") or ""
-        label = f"{role} of {plugin.name}"
-        usage: Usage | None = plugin.largest_usage(role) if hasattr(plugin, "largest_usage") else None
-        price = self._price(label, str(known.get("model") or plugin.name), endpoint)
-        if self.flow.budget is not None and usage is None and price.of(Usage(1, 1, 1)) > 0:
-            raise UserError(f"{label} does not say what a call costs at most (largest_usage); a budget cannot be kept")
-        largest = usage or Usage()
-        tokens = largest.input_tokens + largest.output_tokens
-        limits = self.flow.limits.get(endpoint)
-        if endpoint and limits and limits.tokens_per_minute and tokens > limits.tokens_per_minute:
-            raise UserError(
-                f"{label} may take {tokens} tokens a call; flow.limits of {endpoint!r} allow "
-                f"{limits.tokens_per_minute:g} a minute"
-            )
-        cost = math.ceil(price.of(largest) * NANO)
-        identity = canonical_json(known)
-        return _Line(role, plugin.name, label, identity, known, endpoint, price, tokens, usage is None, cost)
-
-    def _price(self, label: str, model: str, endpoint: str) -> Price:
-        if not endpoint:
-            return FREE
-        price = self.prices.find(model, endpoint)
-        if price is not None:
-            return price
-        if self.flow.budget is not None:
-            raise UserError(f"{label}: no price is known of {model!r}, so no budget can be kept; {how_to_add(model)}")
-        if model not in self._unpriced:
-            self._unpriced.add(model)
-            log.warning("no price is known of %r: its calls count as free; %s", model, how_to_add(model))
-        return FREE
+            said: Mapping[str, Any] = plugin.identity(role)
+            return said
+        if id(plugin) in self._enlisted:
+            return self._enlisted[id(plugin)][1]
+        raise UserError(f"{plugin.name} does not say what its answers depend on; enlist it first")
 
     def _find_or_buy(
         self, question: _Question, function: Callable[[], T], dump: Callable[[T], Any], load: Callable[[Any], T]
@@ -348,7 +254,7 @@ class Calls:
         found = self.ledger.find(question.key)
         if found is not None:
             if found.status == "failed" or found.result is None:
-                self._count(question.line.role, failed=1)
+                self._tally.add(question.line.role, failed=1)
                 raise GivenUp(question.key, question.source, f"{question.line.label}: {found.error}")
             try:
                 value = load(json.loads(found.result))
@@ -356,7 +262,7 @@ class Calls:
                 level = logging.WARNING if question.line.endpoint else logging.DEBUG
                 log.log(level, "%s is asked again for %s: %s", question.line.label, question.source, error)
             else:
-                self._count(question.line.role, from_ledger=1)
+                self._tally.add(question.line.role, from_ledger=1)
                 return value
         return self._buy(question, function, dump, load)
 
@@ -386,7 +292,7 @@ class Calls:
             if isinstance(tried.failure, Transient):
                 self._gate.pause(backoff(transient, retries, _seconds(tried.failure.retry_after)))
 
-    def _try(self, line: _Line, function: Callable[[], Any]) -> _Try:
+    def _try(self, line: Line, function: Callable[[], Any]) -> _Try:
         """Ask once, when it is the call's turn."""
         if not line.endpoint:
             return self._call(function)
@@ -399,11 +305,7 @@ class Calls:
         retry_after = _seconds(tried.failure.retry_after) if isinstance(tried.failure, Transient) else 0.0
         outcome = Outcome.FAILED if failed else Outcome.UNUSED if tried.fault else Outcome.ANSWERED
         self._gate.leave(request, outcome, tokens, math.ceil(line.price.of(usage) * NANO), retry_after)
-        if line.measured:
-            # It does not say how large a call may be, so the largest seen so far is taken, if it can be had at all.
-            limits = self.flow.limits.get(line.endpoint)
-            most = (limits.tokens_per_minute if limits else None) or math.inf
-            line.tokens = int(min(max(line.tokens, tokens), most))
+        line.saw(tokens)
         return tried
 
     def _call(self, function: Callable[[], Any]) -> _Try:
@@ -437,7 +339,13 @@ class Calls:
         raise wrong
 
     def _write(
-        self, question: _Question, tried: _Try, attempt: int, status: Any, result: str | None = None, error: str = ""
+        self,
+        question: _Question,
+        tried: _Try,
+        attempt: int,
+        status: Literal["ok", "retried", "failed"],
+        result: str | None = None,
+        error: str = "",
     ) -> None:
         """Put it into the ledger; if it came from an endpoint it is durable when this returns."""
         line, usage = question.line, tried.receipt.usage
@@ -454,7 +362,7 @@ class Calls:
             source=question.source,
             status=status,
             # ASCII: replies may hold what UTF-8 cannot, such as half a surrogate pair.
-            replies=json.dumps([redact(reply[:_LONGEST_REPLY]) for reply in tried.receipt.replies]),
+            replies=json.dumps([redact(reply)[:_LONGEST_REPLY] for reply in tried.receipt.replies]),
             result=result,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
@@ -467,21 +375,19 @@ class Calls:
         )
         # What no endpoint answered was computed here, and can be computed again for nothing.
         self.ledger.put(record, wait=bool(line.endpoint))
-        count = {"ok": "answered", "retried": "retried", "failed": "failed"}[status]
-        self._count(line.role, usage, cost, **{count: 1})
-
-    def _count(self, role: str, usage: Usage = Usage(), cost: float = 0.0, **counts: int) -> None:  # noqa: B008
-        with self._lock:
-            figures = self._figures[role]
-            for name, count in counts.items():
-                setattr(figures, name, getattr(figures, name) + count)
-            figures.input_tokens += usage.input_tokens
-            figures.output_tokens += usage.output_tokens
-            figures.images += usage.images
-            figures.cost += cost
+        self._tally.add(
+            line.role,
+            answered=status == "ok",
+            retried=status == "retried",
+            failed=status == "failed",
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            images=usage.images,
+            cost=cost,
+        )
 
 
-def _key(line: _Line, question: Mapping[str, Any], images: Sequence[str]) -> str:
+def _key(line: Line, question: Mapping[str, Any], images: Sequence[str]) -> str:
     """The digest that an answer is found by."""
     text = canonical_json([line.role, line.plugin, line.identity, question, images])
     return hashlib.sha256(text.encode()).hexdigest()

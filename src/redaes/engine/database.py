@@ -6,8 +6,9 @@
     state      how far the segments are in the database, and the sum of all entries of the index `calls_by_hash`
 
 What a damaged page can do, and what notices it: a changed row, its checksum; a lost row, the index entry that leads
-to it; a changed or lost index entry, the sum in `state` (compared at each opening for writing, which reads the index
-alone, or at the first call that is looked for); a lost row of `totals`, the number of calls.
+to it; a changed or lost index entry, the sum in `state` (compared at each opening for writing, or at the first call
+that is looked for); a lost row of `totals`, the number of calls. That comparison reads the index alone: 0.2 s for a
+million calls, where SQLite's quick_check took 4 s without looking at the index, and integrity_check 5.6 s (2 cores).
 """
 
 import hashlib

@@ -33,7 +33,7 @@ from redaes.engine.database import CALL_COLUMNS, FORGOTTEN, Database, Entry, Tot
 from redaes.engine.locks import Lock
 from redaes.engine.objects import ObjectStore
 from redaes.engine.recovery import catch_up, catch_up_in_parts, repair_command
-from redaes.engine.segments import Segments, seal, sync_folder
+from redaes.engine.segments import Segments, seal, sync
 from redaes.errors import UserError
 
 BATCH = 1024
@@ -119,7 +119,7 @@ class Ledger:
         self._checked = False
         self._failure: BaseException | None = None
         self._handing = threading.Lock()
-        self._handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
+        self._handed: queue.Queue[_Handed | None] = queue.Queue(4 * BATCH)
         self._writer: threading.Thread | None = None
         with self._explaining():
             self._writing = Database(self._path, "write") if writing else None
@@ -147,7 +147,7 @@ class Ledger:
             for part in (folder, folder / "segments", folder / "objects"):
                 if not part.is_dir():
                     part.mkdir(parents=True, exist_ok=True)
-                    sync_folder(part.parent)
+                    sync(part.parent)
         except OSError as error:
             raise UserError(f"cannot write the ledger {folder}: {error.strerror or error}") from error
         held = Lock.take(folder / "ledger.lock", f"the build of {name or folder}") if lock else None

@@ -1,19 +1,16 @@
 """When a call may be made: how many at once, how many a minute, how many tokens a minute, at what cost.
 
-`Admission` decides; it is told the time and owns no thread, so its promises can be tested over any interleaving.
-`Gate` puts threads to sleep until it is their turn. Its clock never jumps (`time.monotonic`).
-
-Per endpoint, first come, first served; endpoints take turns. A call that waits holds nothing. All of it is ours.
+`Admission` decides; it is told the time and owns no thread, so its promises can be tested over any interleaving. Where
+threads wait for it: redaes.engine.gate. Per endpoint, first come, first served; endpoints take turns. A call that waits
+holds nothing. All of it is ours.
 """
 
 import math
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
 from redaes.engine.config import LimitSettings, RetrySettings
 
@@ -23,10 +20,6 @@ NANO = 1_000_000_000
 _MINUTE = 60.0
 # So many seconds' worth may be asked at once after a lull; the rest is spread evenly over the minute.
 _BURST = 1.0
-
-
-class Stopped(Exception):
-    """Nothing more is asked. The message says why in one line."""
 
 
 @dataclass(slots=True, eq=False)
@@ -316,108 +309,3 @@ class Admission:
     def waiting(self) -> list[Request]:
         """Everybody who waits."""
         return [request for endpoint in self._waiting.values() for request in endpoint.queue]
-
-
-class Standing(NamedTuple):
-    """How things stand at a gate; `spent` in billionths, `endpoints` as `Breaker.state` has it."""
-
-    in_flight: int
-    waiting: int
-    spent: int
-    endpoints: dict[str, str]
-
-
-class Gate:
-    """Threads wait here for their turn.
-
-    Args:
-        admission: who goes next.
-        clock: seconds that never go back.
-    """
-
-    def __init__(self, admission: Admission, clock: Callable[[], float] = time.monotonic) -> None:
-        self.admission = admission
-        self.clock = clock
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-
-    def enter(self, request: Request) -> None:
-        """Wait until the call may be made; `leave` must follow.
-
-        Raises:
-            Stopped: it may not be made any more.
-        """
-        request.wake.acquire()
-        with self._lock:
-            self._check()
-            self.admission.queue(request)
-            self._advance()
-        while not self._may_go(request):
-            timeout = request.until - self.clock()
-            request.wake.acquire(timeout=-1 if math.isinf(timeout) else max(timeout, 0.0))
-
-    def _may_go(self, request: Request) -> bool:
-        with self._lock:
-            if self.admission.stopped:
-                self.admission.withdraw(request, self.clock())
-                self._check()
-            if not request.admitted:
-                self._advance()
-            return request.admitted
-
-    def leave(self, request: Request, outcome: Outcome, tokens: int = 0, cost: int = 0, retry_after: float = 0) -> None:
-        """The call is over; see `Admission.settle`."""
-        with self._lock:
-            self.admission.settle(request, self.clock(), outcome, tokens, cost, retry_after)
-            self._advance()
-
-    def pause(self, seconds: float) -> None:
-        """Wait, or until everything stops.
-
-        Raises:
-            Stopped: it did.
-        """
-        if self._stopping.wait(seconds):
-            self._check()
-
-    def stop(self, reason: str) -> None:
-        """Let nobody go ahead any more; who waits is woken. The first reason stays."""
-        with self._lock:
-            self.admission.stopped = self.admission.stopped or reason
-            self._advance()
-
-    @property
-    def stopped(self) -> str:
-        """Why nothing more is asked; empty while it is."""
-        return self.admission.stopped
-
-    def standing(self) -> Standing:
-        """How things stand."""
-        with self._lock:
-            now = self.admission
-            states = {name: endpoint.breaker.state() for name, endpoint in now.endpoints.items()}
-            return Standing(now.in_flight, len(now.waiting()), now.spent, states)
-
-    def _check(self) -> None:
-        if self.admission.stopped:
-            raise Stopped(self.admission.stopped)
-
-    def _advance(self) -> None:
-        """Wake everybody whose turn has come, and the first of a queue who would sleep past it."""
-        now = self.clock()
-        for request in self.admission.admit(now):
-            _wake(request)
-        if self.admission.stopped:
-            self._stopping.set()
-            for request in self.admission.waiting():
-                _wake(request)
-            return
-        for head, ready in self.admission.heads(now):
-            earlier, head.until = ready < head.until, ready
-            if earlier:
-                _wake(head)
-
-
-def _wake(request: Request) -> None:
-    if request.wake.locked():
-        request.wake.release()

@@ -12,11 +12,12 @@ import logging
 import os
 import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from redaes.data.images import ImageError, open_image
-from redaes.engine.segments import sync_folder
+from redaes.engine.segments import sync
 from redaes.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,10 +82,13 @@ class ObjectStore:
         """
         picture = image if isinstance(image, Picture) else Picture.of(image)
         path = self.path(picture.sha)
-        if self.get(picture.sha) is not None:
-            return picture.sha
         try:
-            self._write(picture, path, durable)
+            if self.get(picture.sha) is None:
+                self._write(picture, path, durable)
+            elif durable:
+                sync(path)  # it may have come in a hurry
+            if durable:
+                sync(path.parent)  # also where another thread has just given the file its name
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         return picture.sha
@@ -105,9 +109,9 @@ class ObjectStore:
             cause = error.reason
         if not cause:
             return image
-        aside = path.with_suffix(".damaged")
-        log.warning("%s is damaged (%s); set aside as %s", path, cause, aside.name)
-        path.replace(aside)
+        log.warning("%s is damaged (%s); it counts as missing", path, cause)
+        with suppress(OSError):  # another thread was first, or nothing can be written here
+            path.replace(path.with_suffix(".damaged"))
         return None
 
     def remove_unfinished(self) -> None:
@@ -119,8 +123,8 @@ class ObjectStore:
         for folder in (self._unfinished, path.parent):
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-                sync_folder(self.folder)
-                sync_folder(self.folder.parent)
+                sync(self.folder)
+                sync(self.folder.parent)
         unfinished = self._unfinished / f"{picture.sha}.{os.getpid()}.{threading.get_ident()}.png"
         try:
             with unfinished.open("wb") as file:
@@ -132,5 +136,3 @@ class ObjectStore:
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
-        if durable:
-            sync_folder(path.parent)

@@ -23,7 +23,7 @@ from redaes.engine.database import (
     matches,
 )
 from redaes.engine.locks import Lock
-from redaes.engine.segments import Line, Position, Segments, checksum, seal, sync_folder
+from redaes.engine.segments import Line, Position, Segments, checksum, seal, sync
 from redaes.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def _repair(folder: Path, new: Path) -> Repaired:
     aside = _set_aside(folder)
     new.rename(folder / FILES[0])
     new.parent.rmdir()
-    sync_folder(folder)
+    sync(folder)
     return Repaired(folder, state.calls, state.skipped, rescued, aside)
 
 
@@ -244,7 +244,7 @@ def _set_aside(folder: Path) -> Path | None:
     aside.mkdir()
     for name in there:
         (folder / name).rename(aside / name)
-    sync_folder(aside)
+    sync(aside)
     return aside
 
 

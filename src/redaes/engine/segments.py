@@ -73,9 +73,9 @@ def _digest(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a folder's own entries durable: files created in it and renamed into it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content durable, or a folder's own entries: files created in it and renamed into it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -158,5 +158,5 @@ class Segments:
         if self._open is None or self._open[0] != segment:
             self.close()
             self._open = (segment, os.open(self.path(segment), os.O_RDWR | os.O_CREAT, 0o644))
-            sync_folder(self.folder)
+            sync(self.folder)
         return self._open[1]
