@@ -68,9 +68,10 @@ def kill_and_look(folder: Path, kills: int, processes: int) -> None:
     returned: list[str] = []
     for kill in range(kills):
         names = [f"{kill}-{n}" for n in range(processes)]
-        writers = [start(folder, name, lock=n == 0) for n, name in enumerate(names) if n == 0]
-        returned += [writers[0].stdout.readline()]
+        writers = [start(folder, names[0])]
+        returned.append(writers[0].stdout.readline())
         writers += [start(folder, name, lock=False) for name in names[1:]]
+        returned += [writer.stdout.readline() for writer in writers[1:]]
         timer = threading.Timer(
             chance.uniform(0.05, 0.4), lambda w=writers: [os.kill(p.pid, signal.SIGKILL) for p in w]
         )
@@ -90,13 +91,13 @@ def kill_and_look(folder: Path, kills: int, processes: int) -> None:
     assert snapshot(folder) == before
 
 
-def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    kill_and_look(tmp_path / "out.ledger", kills=5, processes=1)
+def test_kills_at_random_moments_lose_nothing(in_memory: Path) -> None:
+    kill_and_look(in_memory / "out.ledger", kills=5, processes=1)
 
 
 @pytest.mark.slow
-def test_many_kills_of_several_processes_lose_nothing(tmp_path: Path) -> None:
-    kill_and_look(tmp_path / "out.ledger", kills=40, processes=3)
+def test_many_kills_of_several_processes_lose_nothing(in_memory: Path) -> None:
+    kill_and_look(in_memory / "out.ledger", kills=12, processes=3)
 
 
 def test_rows_that_reached_the_segment_alone_are_taken_in(tmp_path: Path) -> None:
