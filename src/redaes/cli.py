@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("redaes.commands.fit:predict", "one pass over the data to predict"),
     "data build": Command("redaes.commands.data:build", "build a dataset of pairs, groups and scores from photographs"),
     "data status": Command("redaes.commands.data:status", "what a dataset holds and how judges and editors did"),
+    "data retry": Command("redaes.commands.data:retry", "ask again what was given up, and complete the dataset"),
     "data estimate": Command(
         "redaes.commands.estimate:estimate", "calls, tokens and cost of a build before it is made"
     ),

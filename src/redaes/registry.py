@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions
 from importlib.metadata import version as distribution_version
@@ -278,9 +278,12 @@ def identity_of(kind: str, spec: PluginSpec, plugin: Any) -> dict[str, Any]:
     return {"class": f"{made.__module__}.{made.__qualname__}", "settings": settings, "version": version}
 
 
-@lru_cache(maxsize=64)
+# It reads what every installed package holds, which takes half a second.
+_distributions = cache(packages_distributions)
+
+
 def _version_of_module(module: str) -> str:
-    packages = packages_distributions().get(module.partition(".")[0])
+    packages = _distributions().get(module.partition(".")[0])
     if packages:
         return distribution_version(packages[0])
     file = getattr(sys.modules.get(module), "__file__", None)

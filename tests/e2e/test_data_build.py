@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from redaes.engine.build import noted_builds
+from redaes.engine.ledger import Ledger
 from redaes.sources.skimage_photos import SkimagePhotos
 
 YAML = """
+mode: eager
 source: {class_path: skimage, init_args: {names: [astronaut, chelsea, coffee, rocket]}}
 split: {test: [coffee], validation: [rocket]}
 sources: {train: 60, validation: 2, test: 3, size: 96, faults: {share: 0.6}}
@@ -54,23 +57,28 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"out: 65 sources, \d+ pairs, \d+ groups\n", done.stdout)
     assert "sources: 65/65" in done.stderr
-    assert [p.name for p in sorted(place.iterdir())] == ["data.yaml", "out"]
+    assert [p.name for p in sorted(place.iterdir())] == ["data.yaml", "out", "out.ledger"]
     return place / "out"
 
 
-def journal_lines(place: Path) -> int:
-    return sum(len(p.read_bytes().splitlines()) for p in place.glob("out.partial-*/journal.jsonl"))
+def finished_sources(place: Path) -> int:
+    """How many sources have a result in the ledger."""
+    builds = noted_builds(place / "out.ledger")
+    if not builds:
+        return 0
+    with Ledger.open_for_reading(place / "out.ledger") as ledger:
+        return ledger.results_count(builds[0].mark)
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGKILL, signal.SIGKILL), (signal.SIGINT,)], ids=["kill -9", "ctrl-c"])
 def test_a_build_stopped_again_and_again_goes_on_to_the_same_bytes(built: Path, place: Path, signals: tuple) -> None:
     for stop, number in enumerate(signals):
-        before = journal_lines(place)
+        before = finished_sources(place)
         process = subprocess.Popen(
             command(*BUILD), cwd=place, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         deadline = time.monotonic() + 60
-        while journal_lines(place) < before + 4 and process.poll() is None and time.monotonic() < deadline:
+        while finished_sources(place) < before + 4 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # a terminal sends it to the workers too
@@ -78,14 +86,16 @@ def test_a_build_stopped_again_and_again_goes_on_to_the_same_bytes(built: Path, 
             process.kill()
         _, errors = process.communicate()
         assert "Traceback" not in errors
+        if number == signal.SIGINT:
+            assert re.search(r"interrupted with \d+/65 finished; run the same command again to go on\n$", errors)
         assert not (place / "out").exists()
-        assert journal_lines(place) >= 4 * (stop + 1)
-    before = journal_lines(place)
+        assert finished_sources(place) >= 4 * (stop + 1)
+    before = finished_sources(place)
     done = redaes(place, *BUILD)
     assert done.returncode == 0, done.stderr
     assert f"sources: {before}/65" in done.stderr
     assert digest(place / "out") == digest(built)
-    assert [p.name for p in sorted(place.iterdir())] == ["data.yaml", "out"]
+    assert [p.name for p in sorted(place.iterdir())] == ["data.yaml", "out", "out.ledger"]
 
 
 def test_a_second_build_finds_it_done_and_another_is_refused(built: Path) -> None:

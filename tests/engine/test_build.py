@@ -14,11 +14,11 @@ from PIL.Image import Image
 from scipy.stats import chisquare
 
 from redaes.data.manifest import Manifest, read_records
-from redaes.engine.build import build
+from redaes.engine.build import Standing, build
 from redaes.engine.config import EngineConfig, load_config
+from redaes.engine.ledger import Ledger
 from redaes.engine.plan import plan_jobs, sample_calibration, split_photographs
 from redaes.engine.runners import ProcessRunner, SerialRunner
-from redaes.engine.stages import choose
 from redaes.engine.statistics import FUNNEL
 from redaes.engine.work import OpenPhotographs
 from redaes.errors import UserError
@@ -30,6 +30,7 @@ from redaes.sources.skimage_photos import SkimagePhotos
 SPLITS = ("train", "validation", "test")
 
 YAML = """
+mode: eager
 source: {class_path: skimage, init_args: {names: [astronaut, chelsea, coffee, rocket]}}
 split: {test: [coffee], validation: [rocket]}
 sources: {train: 24, validation: 2, test: 4, faults: {share: 0.6}}
@@ -181,11 +182,6 @@ def test_the_statistics_are_those_of_the_records(dataset):
         assert statistics["judge_agreement"][key] == round(sum(agree) / len(agree), 4)
 
 
-def test_the_choice_among_kept_variants_is_uniform():
-    counts = Counter(choose("abcd", f"source-{k}", seed=0) for k in range(4000))
-    assert chisquare([counts[c] for c in "abcd"]).pvalue > 0.001
-
-
 def test_the_calibration_set_is_drawn_uniformly(config):
     ids = [f"train-{k:06d}" for k in range(25)]
     draws = [sample_calibration(ids, config.model_copy(update={"seed": seed})) for seed in range(800)]
@@ -207,7 +203,7 @@ def test_overwriting_gives_what_a_fresh_build_gives(config, dataset, tmp_path):
     build(few(config, "chelsea"), out, SerialRunner())
     assert not build(config, out, SerialRunner(), overwrite=True).already
     assert digest(out) == digest(dataset.root)
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.ledger"]
 
 
 def few(config: EngineConfig, *names: str) -> EngineConfig:
@@ -243,25 +239,28 @@ def test_an_empty_folder_even_the_current_one_becomes_the_dataset(config, tmp_pa
 
 
 def interrupt_after(done: int):
-    def progress(now: int, total: int) -> None:
-        if now >= done:
+    def watch(standing: Standing) -> None:
+        if standing.done >= done:
             raise KeyboardInterrupt
 
-    return progress
+    return watch
 
 
-def test_unfinished_work_of_another_configuration_is_kept(config, dataset, tmp_path, caplog):
-    out = tmp_path / "out"
+class Seen(list[int]):
+    """How many sources were finished each time a build told."""
+
+    def __call__(self, standing: Standing) -> None:
+        self.append(standing.done)
+
+
+def test_unfinished_work_of_another_configuration_is_kept(config, dataset, tmp_path):
+    out, seen = tmp_path / "out", Seen()
     with pytest.raises(KeyboardInterrupt):
         build(config, out, SerialRunner(), interrupt_after(4))
-    (unfinished,) = tmp_path.iterdir()
     build(few(config, "chelsea"), out, SerialRunner())
-    assert str(unfinished) in caplog.text
-    seen: list[int] = []
-    build(config, out, SerialRunner(), lambda now, total: seen.append(now), overwrite=True)
+    build(config, out, SerialRunner(), seen, overwrite=True)
     assert seen[0] == 4
     assert digest(out) == digest(dataset.root)
-    assert not unfinished.exists()
 
 
 def test_work_on_other_photographs_is_not_gone_on_with(config, tmp_path):
@@ -277,8 +276,8 @@ def test_work_on_other_photographs_is_not_gone_on_with(config, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build(folder, tmp_path / "out", SerialRunner(), interrupt_after(2))
     open_photo("rocket").save(photos / "rocket.png")
-    seen: list[int] = []
-    build(folder, tmp_path / "out", SerialRunner(), lambda now, total: seen.append(now))
+    seen = Seen()
+    build(folder, tmp_path / "out", SerialRunner(), seen)
     assert seen[0] == 0
     assert {r.source.photograph for r in Manifest(tmp_path / "out").sources("train")} == {
         "chelsea.png",
@@ -290,43 +289,75 @@ def test_work_on_other_photographs_is_not_gone_on_with(config, tmp_path):
         build(folder, tmp_path / "out", SerialRunner())
 
 
-@pytest.mark.parametrize("harm", ["torn line", "torn but valid line", "lost image", "half an image", "nonsense"])
+@pytest.mark.parametrize("harm", ["lost image", "torn image", "half an image", "lost results"])
 def test_damaged_unfinished_work_is_redone(config, dataset, tmp_path, harm):
     with pytest.raises(KeyboardInterrupt):
         build(config, tmp_path / "out", SerialRunner(), interrupt_after(6))
-    (partial,) = tmp_path.iterdir()
-    journal, images = partial / "journal.jsonl", partial / "dataset" / "images"
-    whole = journal.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    if harm == "torn line":
-        journal.write_bytes(whole[:-20])
-    elif harm == "torn but valid line":
-        journal.write_bytes(whole[:-1])
-    elif harm == "lost image":
-        (images / "train-000003.png").unlink()
+    ledger, seen = tmp_path / "out.ledger", Seen()
+    first = min((ledger / "objects").rglob("*.png"), key=lambda p: p.stat().st_mtime_ns)
+    if harm == "lost image":
+        first.unlink()
+    elif harm == "torn image":
+        first.write_bytes(first.read_bytes()[:-20])
     elif harm == "half an image":
-        (images / "train-000006.77.tmp").write_bytes(b"half")
+        (ledger / "objects" / "unfinished" / "half.77.png").write_bytes(b"half")
     else:
-        journal.write_bytes(b"".join([*lines[:2], b'{"score": 1}\n', *lines[3:]]))
-    seen: list[int] = []
-    build(config, tmp_path / "out", SerialRunner(), lambda now, total: seen.append(now))
-    expected = {"torn line": 5, "torn but valid line": 5, "lost image": 3, "half an image": 6, "nonsense": 2}
-    assert seen[0] == expected[harm]
+        for file in ledger.glob("ledger.sqlite*"):
+            file.unlink()
+    build(config, tmp_path / "out", SerialRunner(), seen)
+    assert seen[0] == 6
+    assert seen[-1] == 30
     assert digest(tmp_path / "out") == digest(dataset.root)
 
 
-def test_a_killed_cleaning_up_does_not_spoil_the_next_build(config, dataset, tmp_path):
-    """The journal of a build whose images were already moved into place says nothing about a new build."""
+def test_a_killed_putting_together_does_not_spoil_the_next_build(config, dataset, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         build(config, out, SerialRunner(), interrupt_after(30))
-    (partial,) = tmp_path.iterdir()
-    journal = (partial / "journal.jsonl").read_bytes()
+    (noted,) = (tmp_path / "out.ledger" / "builds").glob("*.json")
+    half = tmp_path / f"out.partial-{noted.stem}" / "dataset" / "images"
+    half.mkdir(parents=True)
+    (half / "stray.png").write_bytes(b"half")
     build(config, out, SerialRunner())
-    partial.mkdir()
-    (partial / "journal.jsonl").write_bytes(journal)
-    build(config, out, SerialRunner(), overwrite=True)
     assert digest(out) == digest(dataset.root)
+    assert not half.exists()
+
+
+def test_lazy_and_eager_give_the_same_pairs_groups_and_images(config, dataset, tmp_path):
+    lazy = config.model_copy(update={"mode": "lazy"})
+    info = build(lazy, tmp_path / "lazy", SerialRunner()).info
+    before, after = digest(dataset.root), digest(tmp_path / "lazy")
+    differing = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert differing == {"edits.jsonl", "manifest.json"}
+    eager = dataset.info["statistics"]
+    assert eager["biased"] == []
+    assert info["statistics"]["biased"] == ["categories", "judge_agreement", "verification"]
+    for role in ("edit", "verify"):
+        calls = info["statistics"]["calls"][role]
+        assert calls["made"] + calls["saved"] == eager["calls"][role]["made"]
+        assert calls["saved"] > 0
+        assert eager["calls"][role]["saved"] == 0
+    same = ("sources", "sources_with_enough_verified", "pairs", "groups")
+    assert [info["statistics"]["funnel"][k] for k in same] == [eager["funnel"][k] for k in same]
+
+
+def test_datasets_may_share_a_ledger_and_its_answers(config, tmp_path):
+    few_eager = few(config, "chelsea")
+    shared = tmp_path / "shared"
+    build(few_eager, tmp_path / "one", SerialRunner(), ledger=shared)
+    calls = answered(shared)
+    build(few_eager.model_copy(update={"mode": "lazy"}), tmp_path / "two", SerialRunner(), ledger=shared)
+    assert {r: n for r, n in answered(shared).items() if r != "edit"} == {r: n for r, n in calls.items() if r != "edit"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "shared", "two"]
+
+
+def answered(ledger: Path) -> Counter[str]:
+    """Answers in a ledger, by role."""
+    count: Counter[str] = Counter()
+    with Ledger.open_for_reading(ledger) as book:
+        for total in book.totals():
+            count[total.role] += total.calls
+    return count
 
 
 class Moody:
@@ -375,12 +406,15 @@ def test_a_full_disk_is_one_line(config, dataset, tmp_path):
         "from redaes.engine.config import load_config; from redaes.engine.runners import SerialRunner;"
         "from redaes.errors import UserError;"
         "config = load_config(Path('data.yaml'));"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: build(config, Path('out'), SerialRunner())\n"
         "except UserError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert re.fullmatch(r"source train-0000\d\d \(\w+\): cannot write \S+\.png: File too large\n", done.stdout)
+    assert re.fullmatch(
+        r"source train-0000\d\d \(\w+\): cannot read or write \S+out\.ledger/\S+: (File too large|disk I/O error.*)\n",
+        done.stdout,
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -422,6 +456,7 @@ def test_any_number_of_editors_and_judges_works(editors, judges, tmp_path):
     panel = [{"class_path": f"pixel/{names[k % 3]}", "name": f"j{k}", "gain": 3 + k} for k in range(judges)]
     small = EngineConfig.model_validate(
         {
+            "mode": "eager",
             "source": {"class_path": "skimage", "init_args": {"names": ["chelsea"]}},
             "sources": {"train": 3, "validation": 0, "test": 0},
             "editors": crew,

@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import count, islice
 
 import pytest
 
-from redaes.engine.runners import ProcessRunner, SerialRunner
+from redaes.engine.runners import ProcessRunner, SerialRunner, ThreadRunner
 from redaes.errors import UserError
 
-RUNNERS = pytest.mark.parametrize("runner", [SerialRunner(), ProcessRunner(2)], ids=["serial", "processes"])
+RUNNERS = pytest.mark.parametrize(
+    "runner", [SerialRunner(), ThreadRunner(2), ProcessRunner(2)], ids=["serial", "threads", "processes"]
+)
 
 
 def slow_if_even(item: int) -> int:
@@ -62,9 +65,29 @@ def test_a_killed_worker_is_one_line():
         list(ProcessRunner(1).map(die, [1]))
 
 
-def test_no_workers_is_refused():
+@pytest.mark.parametrize("kind", [ThreadRunner, ProcessRunner])
+def test_no_workers_is_refused(kind):
     with pytest.raises(UserError, match="workers is 0"):
-        ProcessRunner(0)
+        kind(0)
+
+
+def test_threads_wait_at_the_same_time():
+    meeting = threading.Barrier(8, timeout=10)
+    assert len(list(ThreadRunner(8).map(lambda item: meeting.wait(), range(8)))) == 8
+
+
+def test_one_slow_item_does_not_keep_the_others_of_a_window_waiting():
+    rest = threading.Semaphore(0)
+
+    def work(item: int) -> int:
+        if item == 0:
+            for _ in range(10):
+                assert rest.acquire(timeout=10)
+        else:
+            rest.release()
+        return item
+
+    assert list(ThreadRunner(2).map(work, range(20))) == list(range(20))
 
 
 def test_the_workers_end_when_their_parent_is_killed(tmp_path):

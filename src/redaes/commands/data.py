@@ -1,12 +1,21 @@
-"""`redaes data`: build a dataset, look at one."""
+"""`redaes data`: build a dataset, look at one, ask again what was given up."""
 
 import json
+import os
 import sys
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from redaes.data.manifest import Manifest
+from redaes.errors import UserError
+
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from redaes.engine.config import EngineConfig
+
+INTERRUPTED = 130
 
 
 def build(
@@ -14,24 +23,29 @@ def build(
     config: str = "nano/data.yaml",
     photos: str = "",
     seed: int | None = None,
+    mode: Literal["lazy", "eager"] | None = None,
     workers: int | None = None,
+    budget: float | None = None,
+    ledger: str = "",
     set: list[str] | None = None,
     overwrite: bool = False,
-) -> None:
-    """Build a dataset of pairs, groups and scores from photographs. A killed build continues where it was.
+) -> int:
+    """Build a dataset of pairs, groups and scores from photographs. A stopped build continues where it was.
 
     Args:
         output: folder of the dataset.
         config: YAML file; names like nano/data.yaml are found in the package too.
         photos: folder of your own photographs instead of the config's source; they are split at random by photograph.
         seed: override the config's seed.
-        workers: processes; default one per core. It does not change a byte of the dataset.
+        mode: lazy asks only what can change the dataset, eager everything; both give the same pairs and groups.
+        workers: sources at the same time; default as many as cores or the calls in flight need. It does not change a
+            byte of the dataset.
+        budget: what the calls in the ledger may cost in all, in the price table's currency.
+        ledger: folder of the answers, which several datasets may share; default the output with .ledger at its end.
         set: override any key of the config, e.g. --set sources.train=50 --set groups.train=5 --set judges.0=pixel/tone.
         overwrite: replace a finished dataset, whatever it was made of.
     """
-    from redaes.engine.build import build as build_dataset
     from redaes.engine.config import load_config
-    from redaes.engine.runners import ProcessRunner
     from redaes.presets import resolve_config
 
     replace: dict[str, Any] = {}
@@ -40,34 +54,133 @@ def build(
         root = photos.replace("${", "\\${")  # a name, not an interpolation
         replace["source"] = {"class_path": "folder", "init_args": {"root": root}}
         overrides = ["split.test=[]", "split.validation=[]", *overrides]
-    if seed is not None:
-        overrides.append(f"seed={seed}")
+    for key, value in (("seed", seed), ("mode", mode)):
+        if value is not None:
+            overrides.append(f"{key}={value}")
     loaded = load_config(resolve_config(config), overrides, replace)
-    with _Progress() as progress:
-        built = build_dataset(loaded, Path(output), ProcessRunner(workers), progress, overwrite)
+    return _build(_with_flow(loaded, workers, budget), Path(output), ledger, overwrite)
+
+
+def retry(output: str, workers: int | None = None, budget: float | None = None, ledger: str = "") -> int:
+    """Ask again what was given up, and put the dataset together anew.
+
+    Args:
+        output: folder of the dataset, as it was built.
+        workers: as for build; default as it was built.
+        budget: as for build; default as it was built.
+        ledger: as for build.
+    """
+    from redaes.engine.build import ledger_of, noted_build
+    from redaes.engine.config import EngineConfig
+    from redaes.engine.ledger import Ledger
+
+    path = Path(output)
+    folder = Path(ledger) if ledger else ledger_of(path)
+    noted = noted_build(folder, path)
+    if noted is None:
+        raise UserError(f"nothing was built at {output} with the ledger {folder}; run `redaes data build` first")
+    with Ledger.create_or_open(folder, name=output) as book:
+        forgotten = book.forget_failures()
+    print(f"{output}: {forgotten} calls that were given up are asked again", file=sys.stderr)
+    loaded = EngineConfig.model_validate({**noted.config, "flow": noted.flow})
+    finished = (path / "manifest.json").is_file()
+    left_out = finished and Manifest(path).info["counts"].get("incomplete", 0) > 0
+    return _build(_with_flow(loaded, workers, budget), path, ledger, overwrite=left_out)
+
+
+def _with_flow(config: "EngineConfig", workers: int | None, budget: float | None) -> "EngineConfig":
+    """The configuration with what the command line says of the flow."""
+    if workers is not None and workers < 1:
+        raise UserError(f"workers is {workers}; give 1 or more")
+    if budget is not None and not 0 <= budget < inf:
+        raise UserError(f"budget is {budget}; give 0 or more")
+    said = {key: value for key, value in (("workers", workers), ("budget", budget)) if value is not None}
+    return config.model_copy(update={"flow": config.flow.model_copy(update=said)})
+
+
+def _build(config: "EngineConfig", output: Path, ledger: str, overwrite: bool) -> int:
+    """Build with a view of the progress; returns the exit code."""
+    from redaes.commands.data_progress import Progress
+    from redaes.engine.build import build as build_dataset
+
+    with Progress() as progress:
+        try:
+            built = build_dataset(config, output, None, progress, overwrite, Path(ledger) if ledger else None)
+        except KeyboardInterrupt:
+            print(f"interrupted with {progress.reached} finished; run the same command again to go on", file=sys.stderr)
+            return INTERRUPTED
     counts = built.info["counts"]
     news = " (already built)" if built.already else ""
     print(f"{output}: {counts['sources']} sources, {counts['pairs']} pairs, {counts['groups']} groups{news}")
+    if counts.get("incomplete"):
+        print(
+            f"{counts['incomplete']} sources are left out, for calls about them were given up; "
+            f"`redaes data retry {output}` asks again",
+            file=sys.stderr,
+        )
+    return 1 if counts.get("incomplete") else 0
 
 
-def status(dataset: str, format: Literal["table", "json"] = "table") -> None:
+def status(dataset: str, format: Literal["table", "json"] = "table", ledger: str = "") -> None:
     """Show what came through each stage, how the editors did (Tab. 8) and how the judges agreed (Tab. 9).
 
-    Args:
-        dataset: folder of a dataset.
-        format: table for people, json for programs.
-    """
-    from redaes.data.manifest import Manifest
+    Of a dataset that is not finished, and of a ledger, it shows the calls that were made so far.
 
-    info = Manifest(dataset).info
+    Args:
+        dataset: folder of a dataset, or of a ledger.
+        format: table for people, json for programs.
+        ledger: as for build.
+    """
+    from redaes.engine.build import ledger_of
+
+    path = Path(dataset)
+    if (path / "manifest.json").is_file():
+        info = Manifest(path).info
+        told: dict[str, Any] = {"counts": info["counts"], **info["statistics"]}
+        tables = _tables(info["statistics"])
+    else:
+        folder = Path(ledger) if ledger else path if (path / "ledger.sqlite").is_file() else ledger_of(path)
+        if not (folder / "ledger.sqlite").is_file():
+            raise UserError(f"no dataset at {dataset}, finished or begun; make one with `redaes data build`")
+        told = _standing(folder, path)
+        tables = _standing_tables(told)
     if format == "json":
-        print(json.dumps({"counts": info["counts"], **info["statistics"]}))
+        print(json.dumps(told))
         return
     from rich.console import Console
 
     console = Console()
-    for table in _tables(info["statistics"]):
+    for table in tables:
         console.print(table)
+
+
+def _standing(folder: Path, output: Path) -> dict[str, Any]:
+    """What a ledger says of itself and of the latest build of a dataset on it."""
+    from redaes.engine.build import noted_builds
+    from redaes.engine.ledger import Ledger
+
+    with Ledger.open_for_reading(folder) as book:
+        builds = [
+            {"output": noted.output, "sources": noted.sources, "done": book.results_count(noted.mark)}
+            for noted in noted_builds(folder)
+            if output == folder or noted.output == os.path.abspath(output)
+        ]
+        return {"builds": builds, "calls": [total._asdict() for total in book.totals()]}
+
+
+def _standing_tables(told: dict[str, Any]) -> "list[Table]":
+    from rich.table import Table
+
+    builds = Table("dataset", "sources", "done", title="Builds", title_justify="left")
+    for build in told["builds"]:
+        builds.add_row(build["output"], str(build["sources"]), str(build["done"]))
+    columns = ("role", "plug-in", "model", "status", "calls", "tokens", "cost")
+    calls = Table(*columns, title="Calls", title_justify="left")
+    for row in told["calls"]:
+        tokens = row["input_tokens"] + row["output_tokens"]
+        said = [row["role"], row["plugin"], row["model"], row["status"]]
+        calls.add_row(*said, str(row["calls"]), str(tokens), f"{row['cost']:.4f}")
+    return [builds, calls]
 
 
 def repair(dataset: str) -> None:
@@ -91,41 +204,23 @@ def _tables(statistics: dict[str, Any]) -> "list[Table]":
 
     from redaes.engine.statistics import FUNNEL
 
+    biased = statistics.get("biased", [])
     funnel = Table("stage", "kept", title="Funnel", title_justify="left")
     for name in FUNNEL:
         funnel.add_row(name.replace("_", " "), str(statistics["funnel"][name]))
-    editors = Table("editor", "VIEScore mean", "success rate", title="Verification (Tab. 8)", title_justify="left")
+    title = "Verification (Tab. 8)" + _caveat("verification", biased)
+    editors = Table("editor", "VIEScore mean", "success rate", title=title, title_justify="left")
     for name, row in statistics["verification"].items():
         editors.add_row(name, f"{row['mean']:.2f}", f"{row['success_rate']:.1%}")
-    judges = Table("judges", "same direction", title="Agreement (Tab. 9)", title_justify="left")
+    title = "Agreement (Tab. 9)" + _caveat("judge_agreement", biased)
+    judges = Table("judges", "same direction", title=title, title_justify="left")
     for name, rate in statistics["judge_agreement"].items():
         judges.add_row(name, f"{rate:.1%}")
-    return [funnel, editors, judges]
+    calls = Table("calls", "made", "saved, at least", title="Calls", title_justify="left")
+    for role, count in statistics.get("calls", {}).items():
+        calls.add_row(role, str(count["made"]), str(count["saved"]))
+    return [funnel, editors, judges, calls]
 
 
-class _Progress:
-    """A rich bar on a terminal, a line every tenth otherwise; both on stderr."""
-
-    def __enter__(self) -> "_Progress":
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = None
-        self.tenth = -1
-        if sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task("sources", total=None)
-            self.bar.start()
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, total=total)
-        elif total and 10 * done // total > self.tenth:
-            self.tenth = 10 * done // total
-            print(f"sources: {done}/{total}", file=sys.stderr, flush=True)
-
-    def __exit__(self, *exc: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+def _caveat(table: str, biased: list[str]) -> str:
+    return ", biased: a lazy build" if table in biased else ""

@@ -38,19 +38,24 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole text file, or nothing: temporary name, fsync, rename."""
+def write_atomically(path: Path, text: str | Iterable[str]) -> None:
+    """Write a whole text file, or nothing: temporary name, fsync, rename.
+
+    Args:
+        path: the file.
+        text: all of it, or piece by piece.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+        file.writelines([text] if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write records as canonical JSON lines."""
-    write_atomically(path, "".join(canonical_json(r.model_dump(mode="json")) + "\n" for r in records))
+    """Write records as canonical JSON lines, one by one."""
+    write_atomically(path, (canonical_json(r.model_dump(mode="json")) + "\n" for r in records))
 
 
 def read_records(path: Path, kind: type[R]) -> Iterator[R]:

@@ -1,16 +1,14 @@
-"""Build a dataset: plan, work on every source, write the manifest.
+"""Build a dataset: plan, work on every source, assemble.
 
-Work on a source is independent of every other source, so the same seed gives the same bytes with any number of
-workers. Finished sources are appended to a journal as they come; a killed build continues from it. The dataset
-appears under its name only when it is whole.
+    DIR.ledger/               every answer, every image, and what became of each source (redaes.engine.ledger)
+        builds/<fingerprint>.json    what is built on it: the dataset's folder, the configuration, how many sources
+    DIR.partial-<fingerprint>/       the dataset while it is put together, which takes little
+    DIR/                      the dataset (redaes.data.manifest); it appears under its name only when it is whole
 
-    DIR.partial-<fingerprint>/    while it is being built
-        journal.jsonl             what became of the sources that are finished, in the plan's order
-        dataset/                  what will be DIR
-    DIR/                          the dataset (redaes.data.manifest)
-
-The fingerprint is of the configuration, the planned sources and the version of redaes: a build goes on only from work
-that it would have done itself, and one with another configuration leaves that work alone.
+Work on a source is independent of every other source, so the same seed gives the same bytes with any runner, any number
+of workers and any number of kills. A build that is run again finds its finished sources in the ledger; one that would
+have done them otherwise - other settings, photographs, plug-ins or a new version of redaes - does them again, and buys
+only the answers that are not in the ledger yet.
 """
 
 import hashlib
@@ -18,78 +16,174 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from types import FrameType
+from typing import Any, NamedTuple
 
 from redaes import __version__
-from redaes.data.manifest import Manifest, canonical_json, read_records, write_atomically, write_records
+from redaes.data.manifest import Manifest, canonical_json, read_records, write_atomically
+from redaes.engine.assembly import assemble, is_whole
+from redaes.engine.calling import Calls, Stopped
 from redaes.engine.config import EngineConfig
-from redaes.engine.plan import Job, plan_jobs, sample_calibration
-from redaes.engine.runners import Runner
-from redaes.engine.statistics import dataset_statistics
-from redaes.engine.work import SourceResult, WorkOnSource, writing
+from redaes.engine.ledger import Ledger
+from redaes.engine.plan import Job, Plan, plan_jobs
+from redaes.engine.runners import ProcessRunner, Runner, ThreadRunner
+from redaes.engine.stages import Crew
+from redaes.engine.work import Outcome, SourceResult, WorkOnSource, Workshop, writing
 from redaes.errors import UserError
 from redaes.records import SCHEMA_VERSION, ScoreRecord
-from redaes.registry import create
+from redaes.registry import create, identity_of
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+
+@dataclass
+class Standing:
+    """How far a build is.
+
+    Attributes:
+        total: sources.
+        done: sources that are finished, those of earlier runs included.
+        incomplete: sources of this run that a call which was given up leaves out.
+        funnel: of the finished sources that were looked at so far.
+        calls: live figures of the calls.
+    """
+
+    total: int
+    done: int
+    calls: Calls
+    incomplete: int = 0
+    funnel: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        """One more source was worked on."""
+        self.done += not outcome.incomplete
+        self.incomplete += bool(outcome.incomplete)
+        self.funnel += outcome.funnel
 
 
-@dataclass(frozen=True)
-class Built:
-    """What `build` found or made."""
+Watch = Callable[[Standing], None]
+
+
+class Built(NamedTuple):
+    """What `build` found or made: the manifest's information, and whether it was there, finished, before."""
 
     info: dict[str, Any]
-    """The manifest's information."""
     already: bool
-    """It was there, finished, before."""
 
 
 def build(
-    config: EngineConfig, output: Path, runner: Runner, progress: Progress | None = None, overwrite: bool = False
+    config: EngineConfig,
+    output: Path,
+    runner: Runner | None = None,
+    watch: Watch | None = None,
+    overwrite: bool = False,
+    ledger: Path | None = None,
 ) -> Built:
     """Build a dataset, continue a killed build of it, or find it finished.
 
     Args:
-        config: everything the dataset depends on.
+        config: everything the dataset depends on, and how the work is done.
         output: the dataset's folder.
-        runner: how the work is spread; it does not change a byte.
-        progress: called with (sources done, sources in all).
+        runner: how the work is spread; it does not change a byte. None: what suits the plug-ins.
+        watch: called at the beginning and after every source.
         overwrite: replace a finished dataset, whatever it was made of.
+        ledger: its folder; None: `output` with `.ledger` at its end.
 
     Raises:
-        UserError: `output` holds something else, or cannot be written; a setting or a photograph is at fault.
+        UserError: `output` holds something else, or cannot be written; a setting or a photograph is at fault; the
+            budget is reached, or an endpoint fails for too long.
         RuntimeError: a plug-in failed on a source, which the message names.
     """
     output = Path(os.path.abspath(output))
-    jobs = plan_jobs(create("sources", config.source).photographs(), config)
+    photos = create("sources", config.source)
+    plan = plan_jobs(photos.photographs(), config)
     existing = _existing(output)
     if existing is not None and not overwrite:
-        _check_same(existing, config, jobs)
+        _check_same(existing, config, plan)
         return Built(existing.info, already=True)
-    partial = _open_partial(output, fingerprint(config, jobs))
-    work = WorkOnSource(canonical_json(config.model_dump(mode="json")), partial / "dataset")
-    results = _work_through(jobs, work, partial / "journal.jsonl", runner, progress)
-    with writing(output):
-        info = _write_dataset(partial / "dataset", results, config)
-        if output.exists():
-            output.rename(partial / "replaced")
-        (partial / "dataset").rename(output)
-    shutil.rmtree(partial)
-    return Built(info, already=False)
+    crew = Crew.from_config(config)
+    runner = runner or choose_runner(config, crew)
+    _make_room(output)
+    with Ledger.create_or_open(ledger or ledger_of(output), name=str(output)) as book:
+        shop = Workshop.open(config, crew, photos, book)
+        work = WorkOnSource(shop, fingerprint(config, plan, crew))
+        note_build(book.folder, work.build, output, config, len(plan))
+        standing = _work_through(plan, work, shop, runner, watch)
+        return Built(_replace(output, work, shop, plan, standing), already=False)
 
 
-def fingerprint(config: EngineConfig, jobs: Sequence[Job]) -> str:
-    """Sixteen hexadecimal digits of all that unfinished work depends on."""
-    planned = [[job.source.model_dump(mode="json"), job.pair, job.group] for job in jobs]
-    text = canonical_json([SCHEMA_VERSION, __version__, config.model_dump(mode="json"), planned])
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+def ledger_of(output: Path) -> Path:
+    """Where a dataset's ledger is, unless it is said otherwise."""
+    return output.with_name(f"{output.name}.ledger")
+
+
+def choose_runner(config: EngineConfig, crew: Crew) -> Runner:
+    """Threads where a plug-in waits for a model, processes where all of them only compute."""
+    workers = config.flow.workers
+    if any(getattr(member.plugin, "endpoint", "") for member in crew.members(config)):
+        # A source asks one question at a time, and waits for the disk between two.
+        return ThreadRunner(2 * config.flow.in_flight if workers is None else workers)
+    return ProcessRunner(workers)
+
+
+def fingerprint(config: EngineConfig, plan: Plan, crew: Crew) -> str:
+    """Sixteen hexadecimal digits of all that the results of sources depend on.
+
+    The version of redaes is part of it, for its stages may change; that costs no call, only work.
+    """
+    identities = [
+        m.plugin.identity(role) if hasattr(m.plugin, "identity") else identity_of(m.kind, m.spec, m.plugin)
+        for m in crew.members(config)
+        for role in m.roles
+    ]
+    identities.append(identity_of("fusion", config.fusion, crew.fusion))
+    head = [SCHEMA_VERSION, __version__, config.model_dump(mode="json"), identities]
+    digest = hashlib.blake2b(canonical_json(head).encode(), digest_size=8)
+    for job in plan:
+        digest.update(canonical_json([job.source.model_dump(mode="json"), job.pair, job.group]).encode())
+    return digest.hexdigest()
+
+
+def note_build(folder: Path, mark: str, output: Path, config: EngineConfig, sources: int) -> None:
+    """Write down in the ledger's folder what is built on it, for `redaes data status` and `retry`."""
+    path = folder / "builds" / f"{mark}.json"
+    noted = {
+        "output": str(output),
+        "config": config.model_dump(mode="json"),
+        "flow": config.flow.model_dump(mode="json"),
+        "sources": sources,
+    }
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(noted, indent=1, sort_keys=True) + "\n")
+
+
+class NotedBuild(NamedTuple):
+    """What is known of a build: fingerprint, absolute path of the dataset, configuration, how many sources."""
+
+    mark: str
+    output: str
+    config: dict[str, Any]
+    flow: dict[str, Any]
+    sources: int
+
+
+def noted_builds(folder: Path) -> list[NotedBuild]:
+    """All builds on a ledger, the latest first."""
+    notes = sorted((folder / "builds").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
+    return [NotedBuild(path.stem, **json.loads(path.read_text(encoding="utf-8"))) for path in notes]
+
+
+def noted_build(folder: Path, output: Path) -> NotedBuild | None:
+    """The latest build of a dataset on a ledger; None if there was none."""
+    return next((noted for noted in noted_builds(folder) if noted.output == os.path.abspath(output)), None)
 
 
 def _existing(output: Path) -> Manifest | None:
@@ -107,108 +201,99 @@ def _existing(output: Path) -> Manifest | None:
         raise UserError(f"{output / 'manifest.json'} is damaged ({error}); choose another folder") from error
 
 
-def _check_same(dataset: Manifest, config: EngineConfig, jobs: Sequence[Job]) -> None:
+def _check_same(dataset: Manifest, config: EngineConfig, plan: Plan) -> None:
     """Refuse a finished dataset that this build would not have made."""
     way_out = "choose another folder or pass --overwrite"
     if dataset.info.get("config") != config.model_dump(mode="json"):
         raise UserError(f"{dataset.root} holds a dataset of another configuration; {way_out}")
-    there = [record.source for record in read_records(dataset.root / "sources.jsonl", ScoreRecord)]
-    if there != [job.source for job in jobs]:
+    there = (record.source for record in read_records(dataset.root / "sources.jsonl", ScoreRecord))
+    left_out, source = 0, next(there, None)
+    for job in plan:
+        if job.source == source:
+            source = next(there, None)
+        else:
+            left_out += 1
+    if source is not None or left_out != dataset.info["counts"].get("incomplete", 0):
         raise UserError(f"{dataset.root} was made from other photographs than there are now; {way_out}")
 
 
-def _open_partial(output: Path, mark: str) -> Path:
-    """The work folder of this very build; others beside it are mentioned and left alone."""
+def _make_room(output: Path) -> None:
+    """See that a dataset can be written here before anything is paid for it."""
     if not output.name:
         raise UserError(f"cannot write a dataset to {output}; name a folder")
-    partial = output.with_name(f"{output.name}.partial-{mark}")
-    with writing(partial):
-        (partial / "dataset" / "images").mkdir(parents=True, exist_ok=True)
-    for other in sorted(output.parent.glob(f"{_literally(output.name)}.partial-*")):
-        if other != partial:
-            log.warning("unfinished work of another configuration is kept in %s; delete it if it is not wanted", other)
-    return partial
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _literally(name: str) -> str:
-    """A name as a pattern that matches nothing else."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-def _read_journal(path: Path, root: Path) -> list[SourceResult]:
-    """Results of the sources finished before; from the first line that is torn or lacks its images, work is redone."""
-    results: list[SourceResult] = []
-    good = 0
-    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
-        result = _read_line(line)
-        if result is None or not all((root / image).is_file() for image in _images(result)):
-            os.truncate(path, good)
-            break
-        results.append(result)
-        good += len(line)
-    return results
-
-
-def _read_line(line: bytes) -> SourceResult | None:
-    """A line of the journal, or None if a kill has torn it."""
+def _work_through(plan: Plan, work: WorkOnSource, shop: Workshop, runner: Runner, watch: Watch | None) -> Standing:
+    """Work on all sources whose result is not in the ledger."""
+    standing = Standing(len(plan), shop.ledger.results_count(work.build), shop.calls)
+    tell = watch if watch is not None else lambda standing: None
+    tell(standing)
     try:
-        return SourceResult.model_validate_json(line) if line.endswith(b"\n") else None
-    except ValidationError:
-        return None
+        with _gentle_interrupt(shop.calls):
+            for outcome in runner.map(work, _unfinished(plan, work, shop, standing)):
+                standing.add(outcome)
+                tell(standing)
+    except Stopped as stopped:
+        if shop.failure is not None:
+            raise shop.failure from stopped
+        raise UserError(f"{stopped} ({standing.done} of {standing.total} sources are finished)") from stopped
+    return standing
 
 
-def _images(result: SourceResult) -> list[str]:
-    """The images that were written for a source."""
-    return [result.score.source.image, *(e.image for e in result.edits if e.image)]
+@contextmanager
+def _gentle_interrupt(calls: Calls) -> Iterator[None]:
+    """The first Ctrl-C lets answers in flight come in; the second leaves at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+        calls.stop("interrupted")
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def _work_through(
-    jobs: Sequence[Job], work: WorkOnSource, journal: Path, runner: Runner, progress: Progress | None
-) -> list[SourceResult]:
-    """Results of all jobs, in order; the journal always holds a prefix of them."""
-    with writing(journal):
-        results = _read_journal(journal, work.root)
-    report = progress or (lambda done, total: None)
-    report(len(results), len(jobs))
-    for result in runner.map(work, jobs[len(results) :]):
-        with writing(journal), journal.open("ab") as file:
-            file.write(canonical_json(result.model_dump(mode="json")).encode() + b"\n")
-        results.append(result)
-        report(len(results), len(jobs))
-    return results
+def _unfinished(plan: Plan, work: WorkOnSource, shop: Workshop, standing: Standing) -> Iterator[Job]:
+    """Sources without a result, or whose images are gone."""
+    for job in plan:
+        text = shop.ledger.result(work.build, job.source.id)
+        known = None if text is None else json.loads(text)
+        if known is not None and all(shop.ledger.objects.path(sha).is_file() for sha in known["images"].values()):
+            standing.funnel.update(known["funnel"])
+            continue
+        standing.done -= known is not None
+        yield job
 
 
-def _write_dataset(root: Path, results: Sequence[SourceResult], config: EngineConfig) -> dict[str, Any]:
-    """Write the record files and the manifest beside the images."""
-    scores = [r.score for r in results]
-    edits = [e for r in results for e in r.edits]
-    pairs = [r.pair for r in results if r.pair]
-    groups = [r.group for r in results if r.group]
-    chosen = sample_calibration([s.source.id for s in scores if s.source.split == "train"], config)
-    files: dict[str, Sequence[Any]] = {
-        "sources": scores,
-        "edits": edits,
-        "pairs": pairs,
-        "groups": groups,
-        "calibration": [s for s in scores if s.source.id in chosen],
-    }
-    for name, records in files.items():
-        write_records(root / f"{name}.jsonl", records)
-    info = {
-        "schema_version": SCHEMA_VERSION,
-        "seed": config.seed,
-        "config": config.model_dump(mode="json"),
-        "counts": {name: len(records) for name, records in files.items()},
-        "statistics": dataset_statistics(scores, edits, pairs, groups),
-    }
-    write_atomically(root / "manifest.json", json.dumps(info, indent=1, sort_keys=True) + "\n")
-    _remove_strays(root, {image for r in results for image in _images(r)})
+def _results(plan: Plan, work: WorkOnSource, shop: Workshop) -> Iterator[SourceResult | None]:
+    """What became of each source; None if it is incomplete. One whose images are damaged is worked on once more."""
+    for job in plan:
+        text = shop.ledger.result(work.build, job.source.id)
+        result = None if text is None else SourceResult.model_validate_json(text)
+        if result is not None and not all(is_whole(shop.ledger.objects, sha) for sha in result.images.values()):
+            work(job)
+            text = shop.ledger.result(work.build, job.source.id)
+            result = None if text is None else SourceResult.model_validate_json(text)
+        yield result
+
+
+def _replace(output: Path, work: WorkOnSource, shop: Workshop, plan: Plan, standing: Standing) -> dict[str, Any]:
+    """Put the dataset together and give it its name."""
+    partial = output.with_name(f"{output.name}.partial-{work.build}")
+    with writing(output):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        info = assemble(partial / "dataset", _results(plan, work, shop), shop.ledger.objects, shop.config)
+        if output.exists():
+            output.rename(partial / "replaced")
+        (partial / "dataset").rename(output)
+    shutil.rmtree(partial)
     return info
-
-
-def _remove_strays(root: Path, named: set[str]) -> None:
-    """Delete what kills left behind: half-written files."""
-    for path in root.rglob("*"):
-        inside = path.relative_to(root).as_posix()
-        if path.name.endswith(".tmp") or (inside.startswith("images/") and inside not in named):
-            path.unlink()

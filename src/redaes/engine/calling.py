@@ -128,7 +128,7 @@ class Calls:
         self._gate = Gate(admission, clock)
         self._began = clock()
         self._lock = threading.Lock()
-        self._ongoing: dict[str, Future[Any]] = {}
+        self._ongoing: dict[str, Future[Any] | None] = {}
         self._lines: dict[tuple[str, int], Line] = {}
         self._enlisted: dict[int, tuple[Named, dict[str, Any]]] = {}
         self._tally = Tally()
@@ -183,9 +183,9 @@ class Calls:
         shas = tuple([picture.sha for picture in images])
         key = _key(line, question, shas)
         with self._lock:
-            ongoing = self._ongoing.get(key)
-            if ongoing is None:
-                answer = self._ongoing[key] = Future()
+            known = key in self._ongoing
+            ongoing = (self._ongoing[key] or Future()) if known else None
+            self._ongoing[key] = ongoing
         self._tally.add(role, asked=1, shared=ongoing is not None)
         if ongoing is not None:
             shared: T = ongoing.result()
@@ -195,11 +195,13 @@ class Calls:
         except BaseException as error:
             if not isinstance(error, GivenUp | Stopped):
                 self.stop(_one_line(error))
-            self._end(key)
-            answer.set_exception(error)
+            waited_for = self._end(key)
+            if waited_for is not None:
+                waited_for.set_exception(error)
             raise
-        self._end(key)
-        answer.set_result(value)
+        waited_for = self._end(key)
+        if waited_for is not None:
+            waited_for.set_result(value)
         return value
 
     def stop(self, reason: str) -> None:
@@ -224,9 +226,10 @@ class Calls:
             endpoints=standing.endpoints,
         )
 
-    def _end(self, key: str) -> None:
+    def _end(self, key: str) -> Future[Any] | None:
+        """The question is not on its way any more; what others who have put it meanwhile wait for."""
         with self._lock:
-            del self._ongoing[key]
+            return self._ongoing.pop(key)
 
     def _line(self, role: Role, plugin: Named) -> Line:
         if getattr(plugin, "key_variable", ""):

@@ -60,18 +60,20 @@ class FaultSettings(Settings):
 class SourceSettings(Settings):
     """How sources are cut from photographs."""
 
-    train: int = Field(1000, ge=1, description="sources from the training photographs")
-    validation: int = Field(20, ge=0)
-    test: int = Field(60, ge=0)
-    size: int = Field(112, ge=16, description="side of a source in pixels")
-    crop: tuple[float, float] = Field((0.35, 0.9), description="side of the crop as a share of the shorter side")
+    train: int | None = Field(1000, ge=1, description="sources of the training photographs; None: one of each")
+    validation: int | None = Field(20, ge=0, description="likewise")
+    test: int | None = Field(60, ge=0, description="likewise")
+    size: int = Field(112, ge=16, description="side of a source in pixels; its longer side at most, if not cropped")
+    crop: tuple[float, float] | None = Field(
+        (0.35, 0.9), description="side of the square crop as a share of the shorter side; None: the whole photograph"
+    )
     faults: FaultSettings = FaultSettings()
     vary: bool = Field(False, description="mirror, turn and recolour training sources, where photographs are few [O]")
 
     @field_validator("crop")
     @classmethod
-    def _within_the_photograph(cls, crop: tuple[float, float]) -> tuple[float, float]:
-        low, high = crop
+    def _within_the_photograph(cls, crop: tuple[float, float] | None) -> tuple[float, float] | None:
+        low, high = crop or (1.0, 1.0)
         if not 0 < low <= high <= 1:
             raise ValueError(f"[{low}, {high}] is no range of shares; give two numbers, 0 < low <= high <= 1")
         return crop

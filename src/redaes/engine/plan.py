@@ -1,7 +1,8 @@
 """What a build will do, before it does it: which photographs are held out, which sources are cut and for what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 
 from redaes.engine.config import EngineConfig
 from redaes.engine.stages import derive
@@ -46,38 +47,65 @@ def split_photographs(photographs: Sequence[Photograph], config: EngineConfig) -
     return splits
 
 
-def plan_jobs(photographs: Sequence[Photograph], config: EngineConfig) -> list[Job]:
-    """All sources of a build, in order: the photographs of a split take turns."""
-    splits = split_photographs(photographs, config)
-    counts: dict[Split, int] = {
-        "train": config.sources.train,
-        "validation": config.sources.validation,
-        "test": config.sources.test,
-    }
-    jobs = []
-    for split, chosen in splits.items():
-        sources = [
-            Source(
-                id=f"{split}-{index:06d}",
-                image=f"images/{split}-{index:06d}.png",
-                photograph=chosen[index % len(chosen)].name,
-                split=split,
-                license=chosen[index % len(chosen)].license,
-            )
-            for index in range(counts[split] if chosen else 0)
-        ]
-        groups = _sample([s.id for s in sources], config.groups.train, config.seed, "groups")
-        jobs += [
-            Job(s, pair=config.pairs and split != "test", group=split != "train" or s.id in groups) for s in sources
-        ]
-    return jobs
+class Plan:
+    """All sources of a build, in order, made one by one whenever it is iterated: the photographs of a split take turns.
+
+    Args:
+        photographs: all there are.
+        config: of the build.
+
+    Raises:
+        UserError: as `split_photographs`.
+    """
+
+    def __init__(self, photographs: Sequence[Photograph], config: EngineConfig) -> None:
+        self.splits = split_photographs(photographs, config)
+        self.config = config
+        wanted = {"train": config.sources.train, "validation": config.sources.validation, "test": config.sources.test}
+        self.counts = {
+            split: (len(chosen) if wanted[split] is None else wanted[split] or 0) if chosen else 0
+            for split, chosen in self.splits.items()
+        }
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def __iter__(self) -> Iterator[Job]:
+        config = self.config
+        ids = (_identity("train", index) for index in range(self.counts["train"]))
+        groups = set(sample(ids, config.groups.train, config.seed, "groups"))
+        for split, chosen in self.splits.items():
+            for index in range(self.counts[split]):
+                source = _source(split, index, chosen[index % len(chosen)])
+                pair, group = config.pairs and split != "test", split != "train" or source.id in groups
+                yield Job(source, pair, group)
 
 
-def _sample(ids: Sequence[str], count: int, seed: int, purpose: str) -> set[str]:
+def plan_jobs(photographs: Sequence[Photograph], config: EngineConfig) -> Plan:
+    """The sources of a build and what each is for."""
+    return Plan(photographs, config)
+
+
+def _identity(split: Split, index: int) -> str:
+    return f"{split}-{index:06d}"
+
+
+def _source(split: Split, index: int, photograph: Photograph) -> Source:
+    identity = _identity(split, index)
+    return Source(
+        id=identity,
+        image=f"images/{identity}.png",
+        photograph=photograph.name,
+        split=split,
+        license=photograph.license,
+    )
+
+
+def sample(ids: Iterable[str], count: int, seed: int, purpose: str) -> list[str]:
     """A uniform sample that does not depend on anything but the seed, the purpose and the ids."""
-    return set(sorted(ids, key=lambda i: derive(seed, purpose, i))[:count])
+    return nsmallest(count, ids, key=lambda i: derive(seed, purpose, i))
 
 
-def sample_calibration(source_ids: Sequence[str], config: EngineConfig) -> set[str]:
+def sample_calibration(source_ids: Iterable[str], config: EngineConfig) -> set[str]:
     """The calibration set: uniform from the training sources [P: 200]."""
-    return _sample(source_ids, config.calibration, config.seed, "calibration")
+    return set(sample(source_ids, config.calibration, config.seed, "calibration"))

@@ -1,4 +1,4 @@
-"""Runners: apply a job to many items, in this process or in several; results always come in the items' order."""
+"""Runners: apply a job to many items, in this process, in its threads, or in several; results keep the items' order."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing.connection import wait
@@ -40,6 +40,25 @@ class SerialRunner:
         return map(job, items)
 
 
+class ThreadRunner:
+    """In several threads: for jobs that wait for others, such as models behind a network.
+
+    Args:
+        workers: threads.
+
+    Raises:
+        UserError: fewer than one worker.
+    """
+
+    def __init__(self, workers: int = 64) -> None:
+        self.workers = _checked(workers)
+
+    def map(self, job: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Yield `job(item)` for every item, in order; one slow item does not keep the others from going on."""
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="source")
+        return _in_order(pool, job, items, window=8 * self.workers)
+
+
 class ProcessRunner:
     """In several processes, each with one thread. They end with this process, however it ends.
 
@@ -51,9 +70,7 @@ class ProcessRunner:
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        if workers is not None and workers < 1:
-            raise UserError(f"workers is {workers}; give 1 or more")
-        self.workers = workers or _cores()
+        self.workers = _cores() if workers is None else _checked(workers)
 
     def map(self, job: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield `job(item)` for every item, in order; at most a few items per worker are in flight.
@@ -61,21 +78,34 @@ class ProcessRunner:
         Raises:
             UserError: a worker was killed from outside.
         """
-        remaining = iter(items)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin_worker) as pool:
-            flight: deque[Future[R]] = deque(pool.submit(job, item) for item in islice(remaining, 4 * self.workers))
-            try:
-                while flight:
-                    yield flight.popleft().result()
-                    flight.extend(pool.submit(job, item) for item in islice(remaining, 1))
-            except BrokenProcessPool as error:
-                raise UserError(
-                    "a worker was killed, often for want of memory; run the same command again to go on, "
-                    f"with fewer workers than {self.workers}"
-                ) from error
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin_worker)
+        try:
+            yield from _in_order(pool, job, items, window=4 * self.workers)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker was killed, often for want of memory; run the same command again to go on, "
+                f"with fewer workers than {self.workers}"
+            ) from error
+
+
+def _checked(workers: int) -> int:
+    if workers < 1:
+        raise UserError(f"workers is {workers}; give 1 or more")
+    return workers
+
+
+def _in_order(pool: Executor, job: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
+    """Results in the items' order, with at most `window` items taken ahead; the pool ends with the iteration."""
+    remaining = iter(items)
+    with pool:
+        flight: deque[Future[R]] = deque(pool.submit(job, item) for item in islice(remaining, window))
+        try:
+            while flight:
+                yield flight.popleft().result()
+                flight.extend(pool.submit(job, item) for item in islice(remaining, 1))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _cores() -> int:
