@@ -17,6 +17,7 @@ from redaes.cli import main
 from redaes.data.manifest import Manifest, canonical_json, read_records, write_atomically, write_records
 from redaes.engine.build import build
 from redaes.engine.config import EngineConfig
+from redaes.engine.ledger import CallRecord, Ledger
 from redaes.engine.runners import SerialRunner
 from redaes.errors import UserError
 from redaes.evaluation.dataset_report import FILES, audit, numbers_of, page_of
@@ -260,6 +261,32 @@ def test_the_cost_is_summed_by_role_plug_in_and_model_and_a_missing_ledger_is_sa
     assert "compare chat m-1 1,200 30 2 5,100,000 70,000 12.75" in shown
     assert "all 1,240 30 2 5,101,000 70,010 13.75" in shown
     assert "holds no call" in text_of(Page(page_of(audit(built, []))))
+
+
+def test_the_ledger_beside_a_dataset_is_read_or_the_one_that_is_named(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = copied(built, tmp_path)
+    record = CallRecord(
+        key="k", role="compare", plugin="chat", version="1", model="m-1", prompt="", parameters="{}", images=(),
+        source="s", status="ok", replies="[]", result="{}", input_tokens=100, output_tokens=5, images_made=0,
+        cost=0.25, latency=0.1, attempt=1, error="", at=0.0,
+    )  # fmt: skip
+    with Ledger.create_or_open(tmp_path / "data.ledger") as ledger:
+        ledger.put(record)
+    (tmp_path / "data.ledger").rename(tmp_path / "shared")
+
+    def cost(*words: str) -> Any:
+        assert main(["data", "report", str(dataset), "--format", "json", *words]) == 0
+        return json.loads(capsys.readouterr().out)["cost"]
+
+    assert cost() is None
+    (named,) = cost("--ledger", str(tmp_path / "shared"))
+    assert (named["role"], named["ok"], named["input_tokens"], named["cost"]) == ("compare", 1, 100, 0.25)
+    (tmp_path / "shared").rename(tmp_path / "data.ledger")
+    assert cost() == [named]
+    assert main(["data", "report", str(dataset), "--ledger", str(tmp_path / "nowhere")]) == 2
+    assert "no ledger" in capsys.readouterr().err
 
 
 def test_a_lazy_dataset_is_shown_with_its_bias_and_with_the_calls_it_saved(built: Path, tmp_path: Path) -> None:

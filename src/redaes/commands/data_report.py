@@ -4,9 +4,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from redaes.errors import UserError
+
+if TYPE_CHECKING:
+    from redaes.engine.database import Total
 
 
 def report(
@@ -16,6 +19,7 @@ def report(
     groups: int = 20,
     rejected: int = 40,
     seed: int = 0,
+    ledger: str = "",
     format: Literal["html", "json"] = "html",
 ) -> None:
     """Audit a dataset: what came through, how editors and judges did, what it cost, and a sample to look at.
@@ -29,6 +33,7 @@ def report(
         groups: groups to show; 300 at most.
         rejected: rejected edits to show, each with the reason; 300 at most.
         seed: of the draw.
+        ledger: folder of the ledger whose calls and cost are shown; default: the one beside the dataset, if any.
         format: html for people, json for programs (to the standard output, or into --output).
 
     Raises:
@@ -40,7 +45,7 @@ def report(
     for name, value in (("pairs", pairs), ("groups", groups), ("rejected", rejected)):
         if not 0 <= value <= 300:
             raise UserError(f"--{name} is {value}; it must be from 0 to 300")
-    found = audit(dataset, None, pairs, groups, rejected, seed)
+    found = audit(dataset, _totals(dataset, ledger), pairs, groups, rejected, seed)
     if format == "json" and not output:
         print(json.dumps(numbers_of(found), allow_nan=False))
         return
@@ -52,3 +57,15 @@ def report(
     except OSError as error:
         raise UserError(f"cannot write {page}: {error.strerror or error}") from error
     print(f"wrote {page} ({len(text.encode()) / 1e6:.1f} MB)", file=sys.stderr)
+
+
+def _totals(dataset: str, ledger: str) -> "list[Total] | None":
+    """Sums over the calls of a ledger; None where none was named and none is beside the dataset."""
+    from redaes.engine.ledger import Ledger
+
+    root = Path(os.path.abspath(dataset))
+    folder = Path(ledger) if ledger else root.with_name(f"{root.name}.ledger")
+    if not ledger and not folder.exists():
+        return None
+    with Ledger.open_for_reading(folder, dataset) as opened:
+        return opened.totals()

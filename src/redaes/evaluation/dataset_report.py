@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from redaes.data.manifest import Manifest
+from redaes.engine.database import Total
 from redaes.errors import UserError
 from redaes.evaluation import charts
 from redaes.evaluation.dataset_cards import Album, Gallery
@@ -67,50 +68,6 @@ ROLE_WORDS = {
 }
 
 
-class CallTotal(Protocol):
-    """What the ledger knows of the calls of one kind that ended in one way."""
-
-    @property
-    def role(self) -> str:
-        """What was asked for: score, edit, verify, ..."""
-        ...
-
-    @property
-    def plugin(self) -> str:
-        """The name of the plug-in."""
-        ...
-
-    @property
-    def model(self) -> str:
-        """The far side's name of the model."""
-        ...
-
-    @property
-    def status(self) -> str:
-        """How the calls ended: ok, retried or failed."""
-        ...
-
-    @property
-    def calls(self) -> int:
-        """How many."""
-        ...
-
-    @property
-    def input_tokens(self) -> int:
-        """Tokens sent."""
-        ...
-
-    @property
-    def output_tokens(self) -> int:
-        """Tokens received."""
-        ...
-
-    @property
-    def cost(self) -> float:
-        """In the price table's currency."""
-        ...
-
-
 @dataclass(frozen=True)
 class Audit:
     """A dataset with everything that a report of it says.
@@ -124,7 +81,7 @@ class Audit:
 
     dataset: Manifest
     survey: Survey
-    totals: Sequence[CallTotal] | None
+    totals: Sequence[Total] | None
     seed: int
 
     @property
@@ -171,7 +128,7 @@ class Audit:
 
 def audit(
     root: str | Path,
-    totals: Sequence[CallTotal] | None = None,
+    totals: Sequence[Total] | None = None,
     pairs: int = 60,
     groups: int = 20,
     rejected: int = 40,
@@ -381,7 +338,7 @@ def _saved(recorded: Mapping[str, Any]) -> dict[str, int]:
     return saved if any(saved.values()) else {}
 
 
-def _cost_rows(totals: Sequence[CallTotal]) -> list[dict[str, Any]]:
+def _cost_rows(totals: Sequence[Total]) -> list[dict[str, Any]]:
     """One row for each role, plug-in and model: calls by how they ended, tokens, cost."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for total in totals:
