@@ -35,6 +35,7 @@ PROTOCOLS: dict[str, str] = {
     "rewards": "redaes.rewards:Reward",
     "rollouts": "redaes.rollout:Rollout",
     "scorers": "redaes.inference:ScorerProtocol",
+    "benchmarks": "redaes.data.benchmarks:BenchmarkProtocol",
     "runners": "redaes.engine.runners:Runner",
 }
 KINDS = tuple(PROTOCOLS)

@@ -21,11 +21,13 @@ class Score:
         value: score in [0, 10], or None where the completion could not be parsed (never a made-up number).
         reasoning: the model's words before the number; empty if it gave none.
         text: the raw completion, unescaped: escape it wherever it is shown.
+        std: standard deviation over several samples, in points; None of a single one.
     """
 
     value: float | None
     reasoning: str
     text: str
+    std: float | None = None
 
 
 @runtime_checkable
