@@ -81,7 +81,8 @@ def retry(output: str, workers: int | None = None, budget: float | None = None, 
         raise UserError(f"nothing was built at {output} with the ledger {folder}; run `redaes data build` first")
     with Ledger.create_or_open(folder, name=output) as book:
         forgotten = book.forget_failures()
-    print(f"{output}: {forgotten} calls that were given up are asked again", file=sys.stderr)
+    news = f"{forgotten} calls that were given up are asked again" if forgotten else "no call was given up"
+    print(f"{output}: {news}", file=sys.stderr)
     loaded = EngineConfig.model_validate({**noted.config, "flow": noted.flow})
     finished = (path / "manifest.json").is_file()
     left_out = finished and Manifest(path).info["counts"].get("incomplete", 0) > 0
