@@ -104,12 +104,13 @@ def _build(config: "EngineConfig", output: Path, ledger: str, overwrite: bool) -
     from redaes.commands.data_progress import Progress
     from redaes.engine.build import build as build_dataset
 
-    with Progress() as progress:
-        try:
+    progress = Progress()
+    try:
+        with progress:
             built = build_dataset(config, output, None, progress, overwrite, Path(ledger) if ledger else None)
-        except KeyboardInterrupt:
-            print(f"interrupted with {progress.reached} finished; run the same command again to go on", file=sys.stderr)
-            return INTERRUPTED
+    except KeyboardInterrupt:
+        print(f"interrupted with {progress.reached} finished; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
     counts = built.info["counts"]
     news = " (already built)" if built.already else ""
     print(f"{output}: {counts['sources']} sources, {counts['pairs']} pairs, {counts['groups']} groups{news}")
