@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from redaes.scorers.remote_code import ArtiMuseScorer, UniPerceptScorer
 from redaes.scorers.vlm import HfVlmScorer
+
+__all__ = ["AesR1Scorer", "ArtiMuseScorer", "UniPerceptScorer"]
 
 
 class AesR1Scorer(HfVlmScorer):
