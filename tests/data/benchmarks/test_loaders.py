@@ -11,6 +11,7 @@ from tests.data.benchmarks import layouts
 from redaes.data.benchmarks import about
 from redaes.data.benchmarks.ava import KNOWN_MISSING_IDS
 from redaes.data.benchmarks.lists import Rows, read_lines
+from redaes.data.manifest import Manifest
 from redaes.errors import UserError
 from redaes.registry import create
 
@@ -171,3 +172,16 @@ def test_every_row_ends_up_in_one_place(listed):
         rows.add(id, score)
     assert rows.n_listed == len(listed) == len(rows.rows) + sum(map(len, rows.left_out.values()))
     assert all(1 - 1e-6 <= row.mos <= 10 + 1e-6 for row in rows.rows.values())
+
+
+def test_the_groups_of_a_dataset_keep_their_group_and_their_scores(dataset):
+    manifest = Manifest(dataset)
+    groups = manifest.groups("train")
+    benchmark = load("groups", dataset, split="train")
+    assert benchmark.n_listed == sum(len(group.members) for group in groups)
+    members = {item.id: item for item in benchmark.items}
+    source = members[groups[0].members[0].image]
+    assert (source.mos, source.group) == (groups[0].score, groups[0].id)
+    assert all(0 <= item.mos <= 10 for item in benchmark.items)
+    with pytest.raises(UserError, match="no image of a"):
+        load("groups", dataset, split="nosuch")
