@@ -37,7 +37,7 @@ class Aadb(OfficialSet):
         rows = Rows(*self.native_range)
         if path is None:
             path = self.need("AADBinfo.mat")
-            pairs = list(_read_mat(path))
+            pairs: list[tuple[str, str | float]] = list(_read_mat(path))
         else:
             pairs = list(read_pairs(path, rows))
         attributes = self._attributes(path) if path.suffix == ".txt" else {}
@@ -66,7 +66,7 @@ class Aadb(OfficialSet):
         return [*names, bare, f"{row.mos:.3f}_{bare}"]
 
 
-def _read_mat(path: Path) -> list[tuple[str, float]]:
+def _read_mat(path: Path) -> list[tuple[str, str | float]]:
     from scipy.io import loadmat
 
     try:

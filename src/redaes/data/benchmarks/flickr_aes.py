@@ -2,10 +2,11 @@
 be given; without it every rated image is taken, and the notes say so.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from redaes.data.benchmarks import About
+from redaes.data.benchmarks import About, Benchmark
 from redaes.data.benchmarks.lists import OfficialSet, Rows, read_pairs, read_table
 from redaes.errors import UserError
 
@@ -42,13 +43,18 @@ class FlickrAes(OfficialSet):
         self.scores = scores
         self.native_range = (0.2, 1.0) if scores == "released" else (1.0, 5.0)
 
+    def load(self) -> Benchmark:
+        """See `BenchmarkProtocol.load`; says so where every rated image was taken."""
+        benchmark = super().load()
+        if self.list_file:
+            return benchmark
+        note = (
+            f"no test split is distributed: all rated images were taken, not the {LISTED} that papers use (list_file)"
+        )
+        return replace(benchmark, notes=[*benchmark.notes, note])
+
     def official(self) -> tuple[Rows, Path]:
         """All rated images."""
-        if not self.list_file:
-            self.notes.append(
-                f"FLICKR-AES ships no test split: all rated images were taken; numbers in papers are of a list of "
-                f"{LISTED} names, which list_file takes"
-            )
         rows = Rows(*self.native_range)
         if self.scores == "ratings":
             path = self.need("FLICKR-AES_image_labeled_by_each_worker.csv")

@@ -6,6 +6,7 @@ from typing import ClassVar
 from redaes.data.benchmarks import About
 from redaes.data.benchmarks.lists import OfficialSet, Rows, find_file, read_table
 
+FOLDERS = ("annotation/", "PARA/annotation/", "")
 LEVELS = [f"aestheticScore_{1 + 0.5 * k:.1f}" for k in range(9)]
 
 
@@ -27,7 +28,7 @@ class Para(OfficialSet):
 
     def official(self) -> tuple[Rows, Path]:
         """The test list; an image is named by its session and its file."""
-        path = self.need("annotation/PARA-GiaaTest.csv", "PARA-GiaaTest.csv")
+        path = self.need(*(f"{folder}PARA-GiaaTest.csv" for folder in FOLDERS))
         rows = Rows(*self.native_range)
         for cells in read_table(path, ["sessionId", "imageName", "aestheticScore_mean"], rows):
             counts = [cells.get(level, "").removesuffix(".0") for level in LEVELS]
@@ -42,7 +43,7 @@ class Para(OfficialSet):
 
     def mentioned(self) -> set[str] | None:
         """The images of both lists."""
-        train = find_file(self.root, "annotation/PARA-GiaaTrain.csv", "PARA-GiaaTrain.csv")
+        train = find_file(self.root, *(f"{folder}PARA-GiaaTrain.csv" for folder in FOLDERS))
         if train is None:
             return None
         files = (self.official()[1], train)
