@@ -49,6 +49,7 @@ EXTRAS = {
     "pyarrow": "data",
     "imagehash": "data",
     "diffusers": "editors",
+    "timm": "baselines",
 }
 
 DISABLE = "REDAES_DISABLE_PLUGINS"
