@@ -52,6 +52,13 @@ EXTRAS = {
     "timm": "baselines",
 }
 
+# Plug-ins of this project that are packages of their own.
+PACKAGES = {
+    ("editors", "nano_banana"): "redaes-google",
+    ("rollouts", "vllm"): "redaes-vllm",
+    ("rollouts", "vllm_server"): "redaes-vllm",
+}
+
 DISABLE = "REDAES_DISABLE_PLUGINS"
 
 
@@ -140,6 +147,9 @@ def load_plugin(kind: str, name: str) -> type[Any]:
         return _load_entry(kind, name, found[name])
     if "." in name:
         return _import_class(kind, name)
+    if (kind, name) in PACKAGES:
+        package = PACKAGES[kind, name]
+        raise UserError(f"{singular(kind)} {name!r} is in the package {package}; pip install plugins/{package}")
     hint = nearest(name, found).replace("known:", "installed:")
     raise UserError(f"unknown {singular(kind)} {name!r} ({hint})")
 
