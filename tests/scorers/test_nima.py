@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import norm, wasserstein_distance
+from tests.data.benchmarks import layouts
 from transformers import ResNetConfig
 
 from redaes.cli import main
@@ -17,6 +18,7 @@ from redaes.data.benchmarks import Benchmark, Item
 from redaes.data.votes import normal_votes, votes_of
 from redaes.errors import UserError
 from redaes.models.nima import Nima, NimaConfig, load_nima, moments
+from redaes.registry import create
 from redaes.scorers.nima import NimaScorer
 from redaes.training.objectives import emd_loss
 
@@ -91,6 +93,16 @@ def test_counted_votes_are_taken_as_they_are_and_others_refused() -> None:
         votes_of(Item("x", Path("x"), 0.5, (1, 2)), scale, 1.4)
     with pytest.raises(UserError, match="must be in"):
         votes_of(Item("x", Path("x"), 7.0), scale, 1.4)
+
+
+def test_the_training_list_of_ava_gives_its_counted_votes(tmp_path: Path) -> None:
+    layouts.write_ava(tmp_path, train=5)
+    listing = tmp_path / "aesthetics_image_lists" / "generic_ls_train.jpgl"
+    ava = create("benchmarks", {"class_path": "ava", "init_args": {"root": str(tmp_path), "list_file": str(listing)}})
+    found = ava.load()
+    assert [item.id for item in found.items] == listing.read_text().split()
+    for item in found.items:
+        assert float(votes_of(item, found, 1.4) @ torch.arange(1.0, 11)) == pytest.approx(item.mos, abs=1e-4)
 
 
 @pytest.fixture
