@@ -49,6 +49,7 @@ EXTRAS = {
     "pyarrow": "data",
     "imagehash": "data",
     "diffusers": "editors",
+    "timm": "baselines",
 }
 
 # Plug-ins of this project that are packages of their own.
