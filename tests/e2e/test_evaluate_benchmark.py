@@ -1,16 +1,16 @@
-"""`redaes evaluate --benchmark` on folders laid out as the official downloads: counts add up, nothing is scored twice."""
+"""`redaes evaluate --benchmark` on official layouts: counts add up, nothing is scored twice."""
 
 import json
 from pathlib import Path
 
 import pytest
 from scipy.stats import spearmanr
+from tests.data.benchmarks.layouts import write_ava, write_para
 
 from redaes.cli import main
 from redaes.data.images import open_image
 from redaes.evaluation.predictions import Predictions
 from redaes.inference import Score
-from tests.data.benchmarks.layouts import write_ava, write_para
 
 ASKED: list[str] = []
 
