@@ -57,6 +57,7 @@ PACKAGES = {
     ("editors", "nano_banana"): "redaes-google",
     ("rollouts", "vllm"): "redaes-vllm",
     ("rollouts", "vllm_server"): "redaes-vllm",
+    ("scorers", "pyiqa"): "redaes-pyiqa",
 }
 
 DISABLE = "REDAES_DISABLE_PLUGINS"
