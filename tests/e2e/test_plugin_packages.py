@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-OURS = ("redaes-example-reward", "redaes-example-judge", "redaes-vllm", "redaes-google")
+OURS = ("redaes-example-reward", "redaes-example-judge", "redaes-vllm", "redaes-google", "redaes-pyiqa")
 KINDS = (
     "source",
     "editor",
