@@ -127,6 +127,7 @@ def test_training_by_the_command_line_learns_an_easy_set_and_the_scorer_opens_it
     squares: Path, backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark = {"class_path": f"{__name__}.BrightSquares", "init_args": {"root": str(squares)}}
+    (squares / "60.png").write_bytes(b"torn")
     words = [
         "fit",
         "--config=baselines/nima.yaml",
@@ -146,7 +147,9 @@ def test_training_by_the_command_line_learns_an_easy_set_and_the_scorer_opens_it
         "--trainer.max_epochs=60",
         "--trainer.enable_progress_bar=false",
     ]
-    assert main(words) == 0
+    with pytest.warns(UserWarning, match=r"60.png: .*left out"):
+        assert main(words) == 0
+    (squares / "60.png").unlink()
     scorer = NimaScorer(str(tmp_path / "run" / "model"), device="cpu", batch_size=4)
     files = sorted(squares.glob("*.png"), key=lambda path: int(path.stem))
     scores = scorer.score(files)
