@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-OURS = ("redaes-example-reward", "redaes-example-judge", "redaes-vllm", "redaes-google")
+OURS = ("redaes-example-reward", "redaes-example-judge", "redaes-vllm", "redaes-google", "redaes-pyiqa")
 KINDS = (
     "source",
     "editor",
@@ -64,6 +64,7 @@ def test_they_are_listed_with_package_and_version_and_pass_the_check(python: Pat
     assert found["judges", "pixel/thirds"] == ("redaes-example-judge", "0.1.0")
     assert found["rollouts", "vllm"] == found["rollouts", "vllm_server"] == ("redaes-vllm", "0.1.0")
     assert found["editors", "nano_banana"] == ("redaes-google", "0.1.0")
+    assert found["scorers", "pyiqa"] == ("redaes-pyiqa", "0.1.0")
     assert found["rewards", "my_reward"] == ("redaes-my-reward", "0.1.0")
     checked = redaes(python, "plugins", "check", "--format", "json", cwd=tmp_path)
     assert [row for row in json.loads(checked.stdout) if not row["ok"]] == []

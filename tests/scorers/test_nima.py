@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -126,6 +127,7 @@ def test_training_by_the_command_line_learns_an_easy_set_and_the_scorer_opens_it
     squares: Path, backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark = {"class_path": f"{__name__}.BrightSquares", "init_args": {"root": str(squares)}}
+    (squares / "60.png").write_bytes(b"torn")
     words = [
         "fit",
         "--config=baselines/nima.yaml",
@@ -145,7 +147,9 @@ def test_training_by_the_command_line_learns_an_easy_set_and_the_scorer_opens_it
         "--trainer.max_epochs=60",
         "--trainer.enable_progress_bar=false",
     ]
-    assert main(words) == 0
+    with pytest.warns(UserWarning, match=r"60.png: .*left out"):
+        assert main(words) == 0
+    (squares / "60.png").unlink()
     scorer = NimaScorer(str(tmp_path / "run" / "model"), device="cpu", batch_size=4)
     files = sorted(squares.glob("*.png"), key=lambda path: int(path.stem))
     scores = scorer.score(files)
@@ -153,6 +157,13 @@ def test_training_by_the_command_line_learns_an_easy_set_and_the_scorer_opens_it
     assert np.corrcoef(values, range(len(values)))[0, 1] > 0.9
     assert all(score.std is not None and score.std > 0 for score in scores)
     assert "val/srcc" in (tmp_path / "run" / "metrics.csv").read_text()
+
+
+def test_the_ready_scorer_opens_the_folder_that_the_ready_training_writes() -> None:
+    training = yaml.safe_load(Path("configs/baselines/nima.yaml").read_text())
+    scorer = yaml.safe_load(Path("configs/benchmarks/scorers/nima.yaml").read_text())
+    assert scorer["name"] == scorer["scorer"]["class_path"] == "nima"
+    assert scorer["scorer"]["init_args"]["model"] == training["trainer"]["default_root_dir"] + "/model"
 
 
 def test_a_saved_model_scores_as_before_alone_or_in_a_batch(backbone: str, squares: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from redaes.errors import UserError
@@ -70,6 +71,15 @@ def test_every_metric_of_single_photographs_has_a_range_or_asks_for_one() -> Non
     assert all(low < high for low, high in found)
     with pytest.raises(UserError, match="set score_range"):
         _range("pi", "~0, ~")
+
+
+def test_the_ready_configurations_name_metrics_that_there_are() -> None:
+    files = sorted((Path(__file__).parents[3] / "configs/benchmarks/scorers").glob("pyiqa-*.yaml"))
+    configs = [yaml.safe_load(file.read_text()) for file in files]
+    metrics = [config["scorer"]["init_args"]["metric"] for config in configs]
+    assert {config["scorer"]["class_path"] for config in configs} == {"pyiqa"}
+    assert [config["name"] for config in configs] == [f"pyiqa-{metric}" for metric in metrics]
+    assert set(metrics) < set(pyiqa.list_models(metric_mode="NR"))
 
 
 def test_the_licence_is_said_whenever_a_scorer_is_made() -> None:

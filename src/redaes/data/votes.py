@@ -4,6 +4,7 @@ Sets that count votes (AVA) give them as they are. Of a set with a mean alone, t
 around the mean, cut into ten bins [ours: no paper fixes it]; its deviation is the setting `assumed_std`.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from redaes.data.benchmarks import Benchmark, Item
-from redaes.data.images import VIEW_SIDE, open_image
+from redaes.data.images import VIEW_SIDE, ImageError, open_image
 from redaes.errors import UserError
 from redaes.models.nima import BINS, Nima
 from redaes.registry import PluginSpec, create
@@ -141,22 +142,33 @@ class VoteData(LightningDataModule):
             _Photographs(items, votes, network, training and self.augment),
             batch_size=self.batch_size,
             shuffle=training,
+            # Normalisation over a batch of one photograph, the last perhaps, is none.
+            drop_last=training and len(items) >= self.batch_size,
             num_workers=self.num_workers,
             collate_fn=_joined,
             generator=torch.Generator().manual_seed(self.seed),
         )
 
 
-class _Photographs(Dataset[tuple[Tensor, Tensor]]):
+class _Photographs(Dataset[tuple[Tensor, Tensor] | ImageError]):
+    """Photographs with their votes; in the place of one that cannot be decoded, the error."""
+
     def __init__(self, items: Sequence[Item], votes: Sequence[Tensor], network: Nima, augment: bool) -> None:
         self.items, self.votes, self.augment = items, votes, augment
         self.normalised = network.normalised
+        self.warned: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = open_image(self.items[index].path, max_side=VIEW_SIDE)
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | ImageError:
+        try:
+            image = open_image(self.items[index].path, max_side=VIEW_SIDE)
+        except ImageError as error:
+            if index not in self.warned:
+                self.warned.add(index)
+                warnings.warn(f"{error}; it is left out", stacklevel=2)
+            return error
         if self.augment:
             width, height = image.size
             left, top, flip = torch.rand(3).tolist()
@@ -166,6 +178,10 @@ class _Photographs(Dataset[tuple[Tensor, Tensor]]):
         return self.normalised(image), self.votes[index]
 
 
-def _joined(rows: Sequence[tuple[Tensor, Tensor]]) -> VoteBatch:
-    pixels, votes = (torch.stack(part) for part in zip(*rows, strict=True))
+def _joined(rows: Sequence[tuple[Tensor, Tensor] | ImageError]) -> VoteBatch | None:
+    """A batch of the readable ones; None where there is none."""
+    readable = [row for row in rows if not isinstance(row, ImageError)]
+    if not readable:
+        return None
+    pixels, votes = (torch.stack(part) for part in zip(*readable, strict=True))
     return VoteBatch(pixels, votes, votes @ torch.arange(1.0, BINS + 1))

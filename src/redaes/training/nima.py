@@ -60,14 +60,18 @@ class NimaTraining(LightningModule):
         self.srcc = SpearmanCorrCoef()
         self.plcc = PearsonCorrCoef()
 
-    def training_step(self, batch: VoteBatch, batch_idx: int) -> Tensor:
-        """The distance of the predicted from the given votes."""
+    def training_step(self, batch: VoteBatch | None, batch_idx: int) -> Tensor | None:
+        """The distance of the predicted from the given votes; None skips a batch without a readable photograph."""
+        if batch is None:
+            return None
         loss = emd_loss(self.model(batch.pixels).softmax(-1), batch.votes)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.votes))
         return loss
 
-    def validation_step(self, batch: VoteBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: VoteBatch | None, batch_idx: int) -> None:
         """The same distance, and the means for the correlations."""
+        if batch is None:
+            return
         logits = self.model(batch.pixels)
         loss = emd_loss(logits.softmax(-1), batch.votes)
         self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.votes), sync_dist=True)
@@ -92,9 +96,11 @@ class NimaTraining(LightningModule):
             self.model.backbone.requires_grad_(False)
         return torch.optim.AdamW(groups, weight_decay=o.weight_decay)
 
-    def transfer_batch_to_device(self, batch: VoteBatch, device: torch.device, dataloader_idx: int) -> VoteBatch:
+    def transfer_batch_to_device(
+        self, batch: VoteBatch | None, device: torch.device, dataloader_idx: int
+    ) -> VoteBatch | None:
         """Batches are dataclasses with their own `to`."""
-        return batch.to(device)
+        return None if batch is None else batch.to(device)
 
     def on_fit_end(self) -> None:
         """Write the trained model as `NimaScorer` opens it, unless training was interrupted."""
