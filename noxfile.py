@@ -37,6 +37,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def pyiqa(session: nox.Session) -> None:
+    """NIMA over timm and the plug-in of pyiqa, which need torchvision: it stays out of the other sessions."""
+    install(session, "-e", ".[data,baselines]", "-e", "plugins/redaes-pyiqa", *group("test"))
+    session.run("pytest", "tests/scorers/test_nima.py", "plugins/redaes-pyiqa/tests", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Format, lint, and the direction of imports."""
     session.install(*PINS, "--quiet", *group("lint"))

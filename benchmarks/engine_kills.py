@@ -1,7 +1,7 @@
 """Kill a build of a dataset many times and see whether it ends with the same bytes, and buys nothing twice.
 
     python benchmarks/engine_kills.py --kills 100 --json      one JSON line
-    python benchmarks/engine_kills.py --kills 10 --sources 60    the same for people
+    python benchmarks/engine_kills.py --kills 10           the same for people
 
 A server on loopback sells the answers of a world (benchmarks/_worlds.py) and counts them. A build runs undisturbed
 against it; another is killed with SIGKILL again and again, each time the same command is given again: at random moments
@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _engine import digest, redaes, start, write_config
 from _worlds import answer, configuration
 
-IN_FLIGHT = 16
-LATENCY_S = 0.005
+IN_FLIGHT = 8
+LATENCY_S = 0.01
 BUILD = ("data", "build", "out", "--config", "data.yaml")
 OF_KILLS_AT_THE_END = 0.05
 
@@ -138,10 +138,11 @@ def main() -> int:
     """Build twice; 0 if the numbers hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--sources", type=int, default=1500)
+    parser.add_argument("--sources", type=int, help="default 40 a kill, so that a build outlives its kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    options.sources = options.sources or 40 * options.kills
     shop = Shop()
     threading.Thread(target=shop.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{shop.server_address[1]}"

@@ -18,6 +18,12 @@ def test_the_value_of_a_named_variable_is_blotted_out_however_it_is_written(monk
         assert redact(f"before {form} after").startswith("before")
 
 
+def test_white_space_around_a_key_is_no_part_of_it(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", " a-planted-key\n")
+    keep_secret("SOME_KEY")
+    assert redact("it is a-planted-key.") == f"it is {BLOT}."
+
+
 @pytest.mark.parametrize("value", ["", "1", "true"])
 def test_a_value_too_short_for_a_key_is_none(monkeypatch, value):
     monkeypatch.setenv("SOME_FLAG", value)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from redaes.errors import UserError
 from redaes.registry import (
     DISABLE,
     KINDS,
+    PACKAGES,
     check_plugins,
     create,
     find,
@@ -208,3 +210,15 @@ def test_a_missing_optional_dependency_is_named_with_what_brings_it(monkeypatch:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"pyarrow.parquet is needed .*pip install 'redaes\[data\]'"):
         create("sources", {"class_path": "parquet", "init_args": {"root": "."}})
+
+
+@pytest.mark.parametrize(("kind", "name"), PACKAGES)
+def test_a_plugin_of_a_package_of_this_project_says_what_to_install(
+    kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DISABLE, "1")  # as if it were not installed
+    package = PACKAGES[kind, name]
+    with pytest.raises(UserError, match=f"{name}.* is in the package {package}; pip install plugins/{package}"):
+        load_plugin(kind, name)
+    declared = tomllib.loads((Path(__file__).parents[1] / "plugins" / package / "pyproject.toml").read_text())
+    assert name in declared["project"]["entry-points"][f"redaes.{kind}"]

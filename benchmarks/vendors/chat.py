@@ -104,12 +104,14 @@ async def _respond(
     except ValueError as problem:
         return error(400, str(problem))
     fault = vendors.faults.draw(question.key, (*TRANSPORT, *WORDS))
-    words, refused = spoil(fault, right, vendors.previous.get(role)) if fault in WORDS else (json.dumps(right), False)
+    # The same question to another model has the same reference.
+    astray = next((a for a in vendors.previous[role] if a["reference"] != question.reference), None)
+    words, refused = spoil(fault, right, astray) if fault in WORDS else (json.dumps(right), False)
     said = Said(words, refused, world.tokens(question.words, sizes), world.tokens(words))
     body = json.dumps(render(question.model, said)).encode()
     if fault in TRANSPORT:
         return await vendors.faults.transport(fault, body, error)
-    vendors.previous[role] = right
+    vendors.previous[role].append(right)
     if fault is None or fault == "number_as_text":
         vendors.answered[question.key] += 1
     return Response(body, media_type="application/json")

@@ -1,7 +1,7 @@
 """What the endpoints of the loopback server share: settings, faults, and what was asked."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Vendors:
         answers: by role: what is answered instead of the world's answer, the reference apart.
         requests: by path, faulty ones included.
         answered: by question: how often it was answered well.
-        previous: the last answer of each role, for answers that go astray.
+        previous: the last answers of each role, for answers that go astray.
         in_flight: requests being answered now.
         peak: the most there were at the same time.
     """
@@ -40,7 +40,9 @@ class Vendors:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
-    previous: dict[str, dict[str, Any]] = field(default_factory=dict)
+    previous: defaultdict[str, deque[dict[str, Any]]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=16))
+    )
     in_flight: int = 0
     peak: int = 0
 

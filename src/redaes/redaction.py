@@ -28,7 +28,7 @@ _known: set[str] = set()
 
 def keep_secret(variable: str) -> None:
     """Blot out the value of this environment variable from now on; one of under six characters is no key."""
-    value = os.environ.get(variable, "")
+    value = os.environ.get(variable, "").strip()
     if len(value) >= _SHORTEST:
         _known.update((value, json.dumps(value)[1:-1], quote(value, safe="")))
 

@@ -49,6 +49,15 @@ EXTRAS = {
     "pyarrow": "data",
     "imagehash": "data",
     "diffusers": "editors",
+    "timm": "baselines",
+}
+
+# Plug-ins of this project that are packages of their own.
+PACKAGES = {
+    ("editors", "nano_banana"): "redaes-google",
+    ("rollouts", "vllm"): "redaes-vllm",
+    ("rollouts", "vllm_server"): "redaes-vllm",
+    ("scorers", "pyiqa"): "redaes-pyiqa",
 }
 
 DISABLE = "REDAES_DISABLE_PLUGINS"
@@ -139,6 +148,9 @@ def load_plugin(kind: str, name: str) -> type[Any]:
         return _load_entry(kind, name, found[name])
     if "." in name:
         return _import_class(kind, name)
+    if (kind, name) in PACKAGES:
+        package = PACKAGES[kind, name]
+        raise UserError(f"{singular(kind)} {name!r} is in the package {package}; pip install plugins/{package}")
     hint = nearest(name, found).replace("known:", "installed:")
     raise UserError(f"unknown {singular(kind)} {name!r} ({hint})")
 

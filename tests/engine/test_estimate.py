@@ -108,6 +108,14 @@ def test_rates_can_be_assumed(capsys, config):
     assert by_role(certain, "compare") == pytest.approx(300)
 
 
+def test_photographs_need_not_be_there_yet(capsys, config):
+    many = ("--photographs", "50000", "--set+", "sources.train=null")
+    empty = ("--set+", 'source={"class_path": "folder", "init_args": {"root": "nowhere"}}')
+    assert run(capsys, "--config", config, *many, *empty)["sources"] == 50_000
+    assert main(["data", "estimate", "--config", config, "--photographs", "0"]) == 2
+    assert capsys.readouterr().err == "error: --photographs is 0; give 1 or more\n"
+
+
 def test_groups_come_on_top(capsys, config):
     estimate = run(capsys, "--config", config, "--set+", "groups.train=10", "--set+", "pairs=false")
     assert by_role(estimate, "edit", "eager") == 70

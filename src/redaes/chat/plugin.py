@@ -82,6 +82,11 @@ class ChatPlugin:
         """The name that limits are set for."""
         return self.chat.endpoint
 
+    @property
+    def key_variable(self) -> str:
+        """The environment variable that the key is in; empty: there is none."""
+        return getattr(self.chat, "key_variable", "")
+
     def questions(self, role: Role) -> tuple[ChatQuestion, ...]:
         """What is asked in one call."""
         return (role,) if role != "edit" else ()

@@ -81,7 +81,8 @@ def retry(output: str, workers: int | None = None, budget: float | None = None, 
         raise UserError(f"nothing was built at {output} with the ledger {folder}; run `redaes data build` first")
     with Ledger.create_or_open(folder, name=output) as book:
         forgotten = book.forget_failures()
-    print(f"{output}: {forgotten} calls that were given up are asked again", file=sys.stderr)
+    news = f"{forgotten} calls that were given up are asked again" if forgotten else "no call was given up"
+    print(f"{output}: {news}", file=sys.stderr)
     loaded = EngineConfig.model_validate({**noted.config, "flow": noted.flow})
     finished = (path / "manifest.json").is_file()
     left_out = finished and Manifest(path).info["counts"].get("incomplete", 0) > 0
@@ -103,12 +104,13 @@ def _build(config: "EngineConfig", output: Path, ledger: str, overwrite: bool) -
     from redaes.commands.data_progress import Progress
     from redaes.engine.build import build as build_dataset
 
-    with Progress() as progress:
-        try:
+    progress = Progress()
+    try:
+        with progress:
             built = build_dataset(config, output, None, progress, overwrite, Path(ledger) if ledger else None)
-        except KeyboardInterrupt:
-            print(f"interrupted with {progress.reached} finished; run the same command again to go on", file=sys.stderr)
-            return INTERRUPTED
+    except KeyboardInterrupt:
+        print(f"interrupted with {progress.reached} finished; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
     counts = built.info["counts"]
     news = " (already built)" if built.already else ""
     print(f"{output}: {counts['sources']} sources, {counts['pairs']} pairs, {counts['groups']} groups{news}")

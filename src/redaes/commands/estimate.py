@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from redaes.engine.database import Total
     from redaes.engine.estimate import Estimate, Spending
+    from redaes.registry import PluginSpec
+    from redaes.sources import Photograph
 
 
 def estimate(
@@ -21,6 +24,7 @@ def estimate(
     set: list[str] | None = None,
     output: str = "",
     ledger: str = "",
+    photographs: int | None = None,
     rates: str = "",
     edit_success: float | None = None,
     agreement: float | None = None,
@@ -36,6 +40,7 @@ def estimate(
         set: override any key of the config, as for `redaes data build`.
         output: the dataset to be built: what its ledger holds already is taken off.
         ledger: folder of the answers that the build goes on with, if it is not beside the dataset.
+        photographs: as many are planned with, instead of those the config's source holds; they need not be there yet.
         rates: a dataset, finished or not, whose rates and sizes of calls are to be expected instead of assumed ones.
         edit_success: share of edits that pass verification; default the paper's 0.637 (Tab. 8).
         agreement: share of edits on whose direction two judges agree; default the paper's 0.678 (Tab. 9).
@@ -50,7 +55,6 @@ def estimate(
     from redaes.engine.expectation import Rates, better_from
     from redaes.engine.plan import plan_jobs
     from redaes.presets import resolve_config
-    from redaes.registry import create
 
     loaded = load_config(resolve_config(config), set or [])
     seen = _seen(rates) if rates else []
@@ -58,13 +62,30 @@ def estimate(
     better = None if agreement is None else better_from(agreement)
     given = {"edit_success": edit_success, "better": better, "settled": settled}
     chosen = Rates(**{**measured, **{name: value for name, value in given.items() if value is not None}})
-    jobs = plan_jobs(create("sources", loaded.source).photographs(), loaded)
+    jobs = plan_jobs(_photographs(loaded.source, photographs), loaded)
     held = _totals(Path(ledger), output) if ledger else _seen(output) if output else []
     result = estimate_build(loaded, jobs, chosen, Talk(prompt_tokens, reply_tokens), seen, held)
     if format == "json":
         print(json.dumps(dataclasses.asdict(result)))
         return
     _show(result, loaded.mode)
+
+
+def _photographs(source: "PluginSpec", count: int | None) -> "Sequence[Photograph]":
+    """The photographs there are, or as many that nobody has seen yet.
+
+    Raises:
+        UserError: fewer than one.
+    """
+    from redaes.registry import create
+    from redaes.sources import Photograph
+
+    if count is None:
+        photographs: Sequence[Photograph] = create("sources", source).photographs()
+        return photographs
+    if count < 1:
+        raise UserError(f"--photographs is {count}; give 1 or more")
+    return [Photograph(str(number), "") for number in range(count)]
 
 
 def _seen(dataset: str) -> "list[Total]":
@@ -147,8 +168,12 @@ def _table(result: "Estimate") -> "Table":
 
 def _cells(eager: "Spending", lazy: "Spending") -> list[str]:
     asked = f"{lazy.calls:,.0f}" + (f" ({lazy.held:,.0f} held)" if lazy.held else "")
-    tokens = [f"{lazy.input_tokens:,.0f}", f"{lazy.output_tokens:,.0f}"]
+    tokens = [_many(lazy.input_tokens), _many(lazy.output_tokens)]
     return [f"{eager.calls:,.0f}", _money(eager.cost), asked, _money(lazy.cost), _money(lazy.cost_at_most), *tokens]
+
+
+def _many(count: float) -> str:
+    return f"{count:,.0f}" if count < 1e6 else f"{count / 1e6:,.0f} M"
 
 
 def _money(value: float | None) -> str:

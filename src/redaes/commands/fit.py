@@ -134,8 +134,10 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
 
     # Their classes are found by short name once they are imported.
     import redaes.data.modules
+    import redaes.data.votes
     import redaes.training.calibration
     import redaes.training.grpo
+    import redaes.training.nima
     import redaes.training.sft  # noqa: F401
     from redaes.arguments import OneLineErrors, shorten
     from redaes.training.checkpoints import Checkpoints

@@ -33,6 +33,7 @@ from redaes.engine.calling import Calls, Stopped
 from redaes.engine.config import EngineConfig
 from redaes.engine.ledger import Ledger
 from redaes.engine.plan import Job, Plan, plan_jobs
+from redaes.engine.preflight import check_before_paying
 from redaes.engine.runners import ProcessRunner, Runner, ThreadRunner
 from redaes.engine.stages import Crew
 from redaes.engine.work import Outcome, SourceResult, WorkOnSource, Workshop, writing
@@ -109,6 +110,7 @@ def build(
         _check_same(existing, config, plan)
         return Built(existing.info, already=True)
     crew = Crew.from_config(config)
+    check_before_paying(crew, config)
     runner = runner or choose_runner(config, crew)
     _make_room(output)
     with Ledger.create_or_open(ledger or ledger_of(output), name=str(output)) as book:

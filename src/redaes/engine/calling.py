@@ -358,7 +358,7 @@ class Calls:
             role=line.role,
             plugin=line.plugin,
             version=str(line.known.get("version", "")),
-            model=tried.receipt.model or str(line.known.get("model", "")),
+            model=redact(tried.receipt.model) or str(line.known.get("model", "")),
             prompt=str(line.known.get("prompt", "")),
             parameters=line.identity,
             images=question.images,

@@ -364,15 +364,17 @@ class Ledger:
                 time.sleep(GATHER)
 
     def _take_batch(self) -> list[_Handed]:
-        """What was handed in since the last commit; empty at the end."""
+        """What was handed in since the last commit, once somebody waits for it; empty at the end."""
         batch: list[_Handed] = []
-        while not batch or (len(batch) < BATCH and not self._handed.empty()):
+        awaited = False
+        while len(batch) < BATCH and not (awaited and self._handed.empty()):
             one = self._handed.get()
             if one is None:
                 if batch:
                     self._handed.put(None)
                 break
             batch.append(one)
+            awaited = awaited or one.done is not None
         return batch
 
     def _commit(self, batch: list[_Handed]) -> None:

@@ -31,7 +31,7 @@ Statistic: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
 FailureTreatment = Literal["parsed_only", "failures_as_mean"]
 MIN_GROUP_MEMBERS = 3
 _PAIRS_IN_MEMORY = 3000**2
-_CELLS_IN_MEMORY = 4_000_000
+_CELLS_IN_MEMORY = 400_000  # of one piece of resamples: a few of them fit into a core's cache
 
 
 @dataclass(frozen=True)
@@ -306,13 +306,19 @@ def _scipy_krcc(x: Floats, y: Floats, counts: Floats) -> float:
 
 def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
     """Row by row: x, y, weights are (B, n). NaN where a row is constant on its support."""
-    total = weights.sum(axis=1, keepdims=True)
+    (dx, square_x), (dy, square_y) = _centred(x, weights), _centred(y, weights)
+    return np.clip(_ratio(np.einsum("bn,bn,bn->b", weights, dx, dy), np.sqrt(square_x * square_y)), -1.0, 1.0)
+
+
+def _centred(x: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Deviations (B, n) from each row's mean and the sums (B,) of their squares, exactly 0 for a constant row."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        dx = x - (weights * x).sum(axis=1, keepdims=True) / total
-        dy = y - (weights * y).sum(axis=1, keepdims=True) / total
-    scale = np.sqrt((weights * dx * dx).sum(axis=1) * (weights * dy * dy).sum(axis=1))
-    scale[_constant(x, weights) | _constant(y, weights)] = 0.0
-    return np.clip(_ratio((weights * dx * dy).sum(axis=1), scale), -1.0, 1.0)
+        mean = np.einsum("bn,bn->b", weights, x) / weights.sum(axis=1)
+    dx = x - mean[:, None]
+    square = np.einsum("bn,bn,bn->b", weights, dx, dx)
+    small = np.flatnonzero(~(square > 1e-12 * mean**2 * weights.sum(axis=1)))  # rounding, or really as small
+    square[small] = np.where(_constant(x[small], weights[small]), 0.0, square[small])
+    return dx, square
 
 
 def _constant(x: Floats, weights: Floats) -> NDArray[np.bool_]:

@@ -5,6 +5,7 @@ score, alone or in a batch.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL.Image import Image
 
 from redaes.data.images import VIEW_SIDE, open_image
 from redaes.inference import Score
+from redaes.models.processor import VisionTextBatch
 from redaes.models.vlm import Backbone, open_model
 from redaes.prompts import parse_answer, parse_reasoning, render
 from redaes.rollout import Sampling
@@ -67,9 +69,15 @@ class Scorer:
         Raises:
             ImageError: a path that cannot be read as an image.
         """
+        batches = [images[at : at + self.batch_size] for at in range(0, len(images), self.batch_size)]
         scores: list[Score] = []
-        for start in range(0, len(images), self.batch_size):
-            scores += self._score_batch([self._rgb(i) for i in images[start : start + self.batch_size]])
+        with ThreadPoolExecutor(1) as ahead:  # opens and cuts the next batch while the model answers the present one
+            upcoming = ahead.submit(self._prepared, batches[0]) if batches else None
+            for following in [*batches[1:], None][: len(batches)]:
+                assert upcoming is not None
+                prompts = upcoming.result()
+                upcoming = ahead.submit(self._prepared, following) if following is not None else None
+                scores += self._answers(prompts)
         return scores
 
     def _rgb(self, image: Image | str | Path) -> Image:
@@ -77,8 +85,10 @@ class Scorer:
             return image if image.mode == "RGB" else image.convert("RGB")
         return open_image(image, max_side=VIEW_SIDE)
 
-    def _score_batch(self, images: list[Image]) -> list[Score]:
-        prompts = self.processor.batch([[i] for i in images], [render("score")] * len(images)).to(self.device)
+    def _prepared(self, images: Sequence[Image | str | Path]) -> VisionTextBatch:
+        return self.processor.batch([[self._rgb(i)] for i in images], [render("score")] * len(images))
+
+    def _answers(self, prompts: VisionTextBatch) -> list[Score]:
         sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
-        texts = InProcessRollout()(self.model, self.processor, prompts, sampling).texts
+        texts = InProcessRollout()(self.model, self.processor, prompts.to(self.device), sampling).texts
         return [Score(parse_answer(t), parse_reasoning(t), t) for t in texts]

@@ -302,6 +302,34 @@ def grpo_loss(
     return -aggregate(objective, mask, aggregation, max_completion_length, token_count), metrics
 
 
+def emd_loss(predicted: Tensor, votes: Tensor, r: float = 2.0) -> Tensor:
+    """The earth mover's distance between ordered distributions: ( 1/K sum_k |P(k) - Q(k)|^r )^(1/r), P, Q cumulative.
+
+    Args:
+        predicted: (B, K) shares of K ordered scores, rows sum to 1.
+        votes: (B, K) shares that people gave.
+        r: > 0; 2 for training, 1 is the distance that is reported.
+
+    Returns:
+        The mean over the batch, in [0, 1]. Where a prediction is exact its gradient is 0.
+
+    Raises:
+        ValueError: other shapes, or r that is not positive.
+
+    Source: Talebi & Milanfar, NIMA, arXiv 1709.05424, Eq. 1.
+
+    Example:
+        >>> emd_loss(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]]), r=1)
+        tensor(0.6667)
+    """
+    _require(predicted.shape == votes.shape, f"predicted is {tuple(predicted.shape)}, votes {tuple(votes.shape)}")
+    _require(r > 0, f"r is {r}; it must be > 0")
+    distance = (predicted.cumsum(-1) - votes.cumsum(-1)).abs().pow(r).mean(-1)
+    # The root has no gradient at 0: exact rows are left out of it.
+    exact = distance == 0
+    return distance.masked_fill(exact, 1.0).pow(1 / r).masked_fill(exact, 0.0).mean()
+
+
 def _inert(values: Tensor, mask: Tensor) -> Tensor:
     """Zeros where the mask is 0: multiplying by the mask would keep a NaN, and its gradient."""
     return values.masked_fill(mask == 0, 0.0)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from redaes.registry import find, load_plugin
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -40,7 +42,7 @@ class Benchmark:
         native_range: lowest and highest possible mean opinion score.
         items: whose image file is there, in the order of the set's list.
         n_listed: rows of the split's list, before anything was left out.
-        left_out: ids that are listed and not in `items`, by reason.
+        left_out: what is not in `items`, by reason: listed ids, and images that no list mentions.
         notes: what somebody must know who quotes a number on it.
     """
 
@@ -95,3 +97,8 @@ class BenchmarkProtocol(Protocol):
             UserError: this is not the official download; the message says what was found and what is expected.
         """
         ...
+
+
+def about() -> dict[str, About]:
+    """Where every installed benchmark comes from, by name; no root is needed, no file read."""
+    return {name: load_plugin("benchmarks", name).about for name in find("benchmarks")}

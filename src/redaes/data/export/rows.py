@@ -23,7 +23,8 @@ Row = dict[str, Any]
 VERDICT = {"judge": "text", "value": "number", "reasoning": "text", "outlier": "flag"}
 CONSENSUS = {"verdicts": [VERDICT], "consensus_level": "text", "consensus_method": "text"}
 INSTRUCTION = {name: "text" for name in ("instruction", "category", "orientation", "analysis")}
-VERIFICATIONS = {"verifications": [{"verifier": "text", "success": "number", "over_editing": "number"}]}
+VERIFICATION = {"verifier": "text", "success": "number", "over_editing": "number", "perceptual_quality": "number"}
+VERIFICATIONS = {"verifications": [VERIFICATION]}
 ORIGIN = {"photograph": "text", "license": "text"}
 SCORED = {"id": "text", "image": "image", "score": "number", "reasoning": "text", **CONSENSUS, **ORIGIN}
 

@@ -1,0 +1,129 @@
+"""`redaes evaluate --benchmark` on official layouts: counts add up, nothing is scored twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scipy.stats import spearmanr
+from tests.data.benchmarks.layouts import write_ava, write_para
+
+from redaes.cli import main
+from redaes.data.images import open_image
+from redaes.evaluation.predictions import Predictions
+from redaes.inference import Score
+
+ASKED: list[str] = []
+
+
+class Brightness:
+    """Scores by mean brightness; breaks on one shade, and has no words for another."""
+
+    fingerprint = "brightness-1"
+
+    def __init__(self, model: str = "", batch_size: int = 1, device: str | None = None, breaks: int = -1) -> None:
+        self.breaks = breaks
+
+    def score(self, images):
+        grey = [image.convert("L").resize((1, 1)).getpixel((0, 0)) for image in images]
+        if self.breaks in grey:
+            raise RuntimeError(f"shade {self.breaks}")
+        ASKED.extend(map(str, grey))
+        return [Score(None if value % 7 == 0 else value / 25.5, "", str(value)) for value in grey]
+
+
+@pytest.fixture
+def ava(tmp_path: Path) -> Path:
+    ASKED.clear()
+    write_ava(tmp_path / "ava", n=20, listed_only=["11714"])
+    return tmp_path / "ava"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict], str]:
+    code = main(["evaluate", "--scorer", f"{__name__}.Brightness", "--format", "json", *words])
+    printed = capsys.readouterr()
+    return code, [json.loads(line) for line in printed.out.splitlines()], printed.err
+
+
+def test_every_listed_image_is_accounted_for(ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = sorted((ava / "image").iterdir())[0]
+    broken.write_bytes(b"no image")
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
+    code, (found,), errors = run(capsys, *words)
+    assert code == 1  # one image cannot be opened
+    assert f"ava: {broken.stem}: unreadable" in errors
+    assert found["n_found"] == found["n_unreadable"] + found["n_failed"] + found["n_unparsed"] + found["n_scored"]
+    assert found["n_listed"] == found["n_found"] + sum(
+        count for reason, count in found["left_out"].items() if reason != "image without a row"
+    )
+    assert found["n_unreadable"] == 1
+    assert found["n_listed"] == 21
+
+
+def test_the_correlation_is_scipys_on_the_answers_that_were_kept(
+    ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
+    code, (found,), _ = run(capsys, *words)
+    assert code == 0
+    truths = write_ava(tmp_path / "again", n=20)
+    answers = Predictions(tmp_path / "kept").answers("ava", "brightness-1")
+    pairs = [(answer.value, truths[name]) for name, answer in answers.items() if answer.value is not None]
+    assert len(pairs) == found["n_scored"] == 20 - found["n_unparsed"]
+    assert found["srcc"]["value"] == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic, abs=1e-12)
+    assert found["srcc"]["low"] <= found["srcc"]["value"] <= found["srcc"]["high"]
+
+
+def test_a_repeated_command_scores_only_what_is_new(
+    ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
+    _, first, _ = run(capsys, *words, "--samples", "8")
+    assert first[0]["n_drawn"] == len(ASKED) == 8
+    _, (whole,), errors = run(capsys, *words)
+    assert len(ASKED) == whole["n_found"] == 20
+    assert "8 images are scored already" in errors
+    _, (again,), _ = run(capsys, *words)
+    assert len(ASKED) == 20
+    assert again["srcc"] == whole["srcc"]
+
+
+def test_a_scorer_that_breaks_on_one_image_scores_the_others(
+    ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shade = open_image(sorted((ava / "image").iterdir())[3]).convert("L").resize((1, 1)).getpixel((0, 0))
+    ready = tmp_path / "breaks.yaml"
+    ready.write_text(f"name: b\nscorer: {{class_path: {__name__}.Brightness, init_args: {{breaks: {shade}}}}}\n")
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
+    code = main(["evaluate", "--scorer", str(ready), "--format", "json", *words])
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert code == 1
+    assert 1 <= found["n_failed"] < 20
+    assert found["n_failed"] + found["n_unparsed"] + found["n_scored"] == 20
+    assert f"RuntimeError: shade {shade}" in printed.err
+
+
+def test_several_benchmarks_each_have_a_root(ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_para(tmp_path / "para", n=12)
+    roots = ("--root+", f"ava={ava}", "--root+", f"para={tmp_path / 'para'}")
+    words = ("--benchmark+", "ava", "--benchmark+", "para", *roots, "--predictions", str(tmp_path / "kept"))
+    code, results, _ = run(capsys, *words)
+    assert code == 0
+    assert [found["benchmark"] for found in results] == ["ava", "para"]
+    assert main(["evaluate", "--benchmark", "ava"]) == 2
+    assert "where is ava? give --root ava=FOLDER" in capsys.readouterr().err
+
+
+def test_the_real_nano_model_is_measured(ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
+    assert main(["evaluate", *words, "--model", "nano", "--samples", "4", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n_scored"] + found["n_unparsed"] == found["n_drawn"] == 4
+    assert found["fingerprint"].startswith("nano@")
+
+
+def test_the_list_says_where_to_get_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--list", "--format", "json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {"ava", "tad66k", "flickr_aes", "para", "aadb"} <= set(listed)
+    assert all(said["source"] and said["licence"] and said["layout"] for said in listed.values())
