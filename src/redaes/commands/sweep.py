@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from redaes.errors import UserError, nearest
 
@@ -87,13 +87,12 @@ def sweep(
     return 1 if failed else 0
 
 
-def report(folder: str = "runs/sweeps", output: str | None = None, format: Literal["markdown", "html"] = "html") -> int:
+def report(folder: str = "runs/sweeps", output: str | None = None) -> int:
     """The rows of every table in a sweep's folder with intervals over seeds, and which differences are within noise.
 
     Args:
         folder: as given to `redaes sweep --output`.
-        output: the file to write; markdown goes to stdout without.
-        format: html or markdown.
+        output: the markdown file to write; stdout without.
 
     Returns:
         The exit code, 0.
@@ -104,13 +103,7 @@ def report(folder: str = "runs/sweeps", output: str | None = None, format: Liter
     from redaes.sweeps.results import markdown, read
 
     text = markdown(read(Path(folder)))
-    if format == "html":
-        from redaes.evaluation.html import render
-
-        path = Path(output or Path(folder) / "report.html")
-        path.write_text(render("sweep.html", lines=text.splitlines()), encoding="utf-8")
-        _say(f"wrote {path}")
-    elif output:
+    if output:
         Path(output).write_text(text, encoding="utf-8")
     else:
         print(text)

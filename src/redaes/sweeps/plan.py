@@ -185,7 +185,7 @@ def _cell(
     for name in TRAINED[: TRAINED.index(row.last) + 1]:
         steps.append(make(name, (*sweep.common.words(name, sweep.preset), *row.words(name, sweep.preset))))
     model = f"{folders[row.last]}/model"
-    key = _key(["evaluate", measured, model])
+    key = _key(["evaluate", *(word.removeprefix(f"{output}/") for word in (measured, model))])
     evaluation = output / "steps" / f"evaluation-{key}.json"
     words = ("evaluate", "--data", measured, "--model", model, "--output", str(evaluation))
     inputs = (measured, folders[row.last])

@@ -133,6 +133,8 @@ def _table(title: str, rows: Sequence[dict[str, Any]], quick: bool) -> list[str]
     for run, seeds in by_run.items():
         shown = [str(interval([r[name] for r in seeds.values()])) for name in SHOWN]
         gap, reading = ("", "best mean") if run == best else _compare(by_run[best], seeds)
+        if not means[run].n:
+            gap, reading = "", "undefined: no answer could be read"
         seconds = statistics.fmean(r["seconds"] for r in seeds.values())
         stage = next(iter(seeds.values()))["stage"]
         lines.append(f"| {run} | {stage} | {len(seeds)} | {' | '.join(shown)} | {gap} | {reading} | {seconds:.0f} |")
