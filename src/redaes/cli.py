@@ -28,6 +28,8 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "run": Command("redaes.commands.run:run", "a whole pipeline, step by step, resumable: redaes run nano"),
+    "sweep": Command("redaes.commands.sweep:sweep", "an ablation's rows and seeds, resumable: redaes sweep FILE"),
+    "sweep report": Command("redaes.commands.sweep:report", "the rows of a sweep with intervals, and what they say"),
     "init": Command("redaes.commands.init:init", "make a small model from nothing"),
     "fit": Command("redaes.commands.fit:fit", "train one stage from configuration files"),
     "validate": Command("redaes.commands.fit:validate", "one pass over the validation data"),
@@ -107,12 +109,16 @@ def _dispatch(words: list[str]) -> int | None:
 
     if name == "run":  # `from` is a word of Python's and cannot name a parameter
         rest = [re.sub(r"^--from(?==|$)", "--start", word) for word in rest]
+    if name == "sweep":  # W&B passes `run`, its parameter's name
+        rest = [re.sub(r"^--only(?==|$)", "--run", word) for word in rest]
     return call(function, rest, prog=f"redaes {name}")
 
 
 def _resolve(words: list[str]) -> tuple[str | None, list[str]]:
     """The command's name and the words after it; None for a family's own help (`redaes data --help`)."""
     first, *rest = words
+    if rest and f"{first} {rest[0]}" in COMMANDS:
+        return f"{first} {rest[0]}", rest[1:]
     if first in COMMANDS:
         return first, rest
     family = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{first} ")]

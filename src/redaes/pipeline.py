@@ -23,6 +23,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -178,6 +179,7 @@ class Run:
     def __init__(self, pipeline: Pipeline, start: str | None = None) -> None:
         self.pipeline = pipeline
         self.folder = pipeline.output
+        self._noting = threading.Lock()
         prints = fingerprints(pipeline)
         if start is not None and start not in prints:
             raise UserError(f"there is no step {start!r} ({nearest(start, prints)})")
@@ -252,9 +254,10 @@ class Run:
                 output.unlink()
 
     def _note(self, step: Step, status: Status) -> None:
-        self.states[step.name].status = status
-        _write(self._marker(step), vars(self.states[step.name]))
-        self.record()
+        with self._noting:  # steps may be carried out in several threads
+            self.states[step.name].status = status
+            _write(self._marker(step), vars(self.states[step.name]))
+            self.record()
 
     def record(self) -> None:
         """Write `run.json`: seconds, memory and status of every step."""
@@ -273,24 +276,35 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     draft.replace(path)
 
 
+INHERITED: set[int] = set()
+"""File descriptors that commands keep open as long as they run, such as that of a lock."""
+
+RUNNING: set[int] = set()
+"""Process groups of the commands being carried out now."""
+
+
 def execute(command: Sequence[str]) -> tuple[int, float | None, int | None]:
     """Run a command to its end; its output goes to stderr, so that stdout stays ours.
 
     SIGINT and SIGTERM are passed on to the command and its children, once for each time that we get them, and we
-    wait for them to end.
+    wait for them to end. Outside the main thread no signal arrives: there the caller passes it on to `RUNNING`.
 
     Returns:
         Exit code, peak memory in MB (None where the system does not tell), and the signal we got (None without).
     """
     received: list[int] = []
-    process = subprocess.Popen(command, stdout=sys.stderr.fileno(), process_group=0)
+    process = subprocess.Popen(command, stdout=sys.stderr.fileno(), process_group=0, pass_fds=tuple(INHERITED))
 
     def pass_on(signum: int, _: Any) -> None:
         received.append(signum)
         os.killpg(process.pid, signum)
 
-    with _handling(pass_on):
-        _, status, usage = os.wait4(process.pid, 0)
+    RUNNING.add(process.pid)
+    try:
+        with _handling(pass_on):
+            _, status, usage = os.wait4(process.pid, 0)
+    finally:
+        RUNNING.discard(process.pid)
     process.returncode = os.waitstatus_to_exitcode(status)
     unit = 1024 if sys.platform != "darwin" else 1  # ru_maxrss is in KiB, on macOS in bytes
     return process.returncode, round(usage.ru_maxrss * unit / 1e6, 1), received[0] if received else None
@@ -298,6 +312,9 @@ def execute(command: Sequence[str]) -> tuple[int, float | None, int | None]:
 
 @contextmanager
 def _handling(handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

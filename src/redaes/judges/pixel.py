@@ -13,10 +13,11 @@ choice, not from the paper.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from redaes.errors import UserError, nearest
 from redaes.judges import measures as m
 from redaes.judges.measures import Measure, Pixels
 from redaes.records import Verdict
@@ -109,6 +110,10 @@ class PixelJudge:
         spread: how far apart the scores of two qualities lie; None keeps the judge's, at which crops of
             scikit-image's photographs score with a standard deviation of about 1.7.
         name: under which verdicts are recorded; None keeps the plug-in's.
+        weights: another weight for some subjects, such as `{detail: 2}`; all are scaled to sum to 1.
+
+    Raises:
+        UserError: a subject there is not, or weights that are not positive.
 
     Example:
         >>> from PIL import Image
@@ -125,12 +130,29 @@ class PixelJudge:
     spread: float
 
     def __init__(
-        self, gain: float = 6.0, centre: float | None = None, spread: float | None = None, name: str | None = None
+        self,
+        gain: float = 6.0,
+        centre: float | None = None,
+        spread: float | None = None,
+        name: str | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.gain = gain
         self.centre = self.centre if centre is None else centre
         self.spread = self.spread if spread is None else spread
         self.name = name or self.name
+        if weights is not None:
+            self.aspects = self._reweighted(weights)
+
+    def _reweighted(self, weights: Mapping[str, float]) -> tuple[Aspect, ...]:
+        subjects = [aspect.subject for aspect in self.aspects]
+        for subject, weight in weights.items():
+            if subject not in subjects:
+                raise UserError(f"{self.name} has no aspect {subject!r} ({nearest(subject, subjects)})")
+            if not weight > 0:
+                raise UserError(f"{self.name}: the weight of {subject} is {weight}; it must be positive")
+        chosen = [weights.get(aspect.subject, aspect.weight) for aspect in self.aspects]
+        return tuple(replace(a, weight=w / math.fsum(chosen)) for a, w in zip(self.aspects, chosen, strict=True))
 
     def score(self, image: "Image") -> Verdict:
         """A score in [0, 10], with the state of the judge's speciality and of the weakest other aspect.

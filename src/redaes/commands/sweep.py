@@ -1,0 +1,175 @@
+"""`redaes sweep`: an ablation's grid of rows and seeds; `redaes sweep report`: what came of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redaes.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from redaes.sweeps.plan import Sweep
+
+
+def sweep(
+    file: str,
+    seeds: int | None = None,
+    seed: int | None = None,
+    run: list[str] | None = None,
+    preset: str | None = None,
+    rows: str | None = None,
+    jobs: int = 1,
+    output: str = "runs/sweeps",
+    set: list[str] | None = None,
+    quick: bool = False,
+    wandb: bool = False,
+) -> int:
+    """Carry out a sweep file on this computer. What is done is skipped, what was cut off goes on.
+
+    Args:
+        file: a W&B sweep file, or a ready one: sweeps/table2.yaml to sweeps/table6.yaml.
+        seeds: seeds 0 .. N-1 instead of the file's.
+        seed: this one seed; what W&B's agent passes.
+        run: these rows only; can be given several times (also written --only).
+        preset: nano, redaes-2b, redaes-3b or redaes-7b, instead of the file's.
+        rows: for W&B's agent, which passes every parameter; the file itself says it.
+        jobs: steps at the same time.
+        output: folder of steps and results; sweeps that share it share steps.
+        set: another value for a variable of the preset's pipeline, as key=value; can be given several times.
+        quick: shortened steps, to see that everything runs.
+        wandb: register the sweep with W&B and start an agent; inside one, or offline, log the results to W&B.
+
+    Returns:
+        The exit code: 0, or 1 if a step failed.
+
+    Raises:
+        UserError: no such file, row or preset; wandb is not installed.
+    """
+    from redaes.pipeline import Run
+    from redaes.presets import resolve_config
+    from redaes.sweeps.plan import as_pipeline, load_sweep, plan, quick_words
+    from redaes.sweeps.results import collect, write
+    from redaes.sweeps.work import alone_in, carry_out
+
+    if jobs < 1 or (seeds is not None and seeds < 1):
+        raise UserError("--jobs and --seeds must be at least 1")
+    loaded = load_sweep(resolve_config(file), preset)
+    if wandb and not _logs_here():
+        return _agent(loaded)
+    chosen_seeds = loaded.seeds if seeds is None else range(seeds)
+    overrides = list(set or [])
+    names = _runnable(loaded, run, overrides)
+    folder = Path(output)
+    words = quick_words(loaded.preset) if quick else None
+    cells = plan(loaded, folder, names, chosen_seeds if seed is None else [seed], overrides, words)
+    commit = _commit()
+    if not cells:
+        return 0
+    with alone_in(folder, _say):
+        current = Run(as_pipeline(cells, folder))
+        _say(f"{len(cells)} runs, {len(current.states)} steps, {len(current.left())} of them left to do")
+
+        def note() -> None:
+            seconds = {name: state.seconds or 0.0 for name, state in current.states.items()}
+            write(folder, collect(loaded, cells, seconds, commit), quick)
+
+        failed = carry_out(current, jobs, _say, note)
+        note()
+        if wandb:
+            seconds = {name: state.seconds or 0.0 for name, state in current.states.items()}
+            _log(collect(loaded, cells, seconds, commit))
+    for cell in cells:
+        broken = next((step.name for step in cell.steps if step.name in failed), None)
+        if broken:
+            _say(f"{cell.run} seed {cell.seed}: not done, {broken}: {failed[broken]}")
+    print(folder / "results.parquet")
+    return 1 if failed else 0
+
+
+def report(folder: str = "runs/sweeps", output: str | None = None) -> int:
+    """The rows of every table in a sweep's folder with intervals over seeds, and which differences are within noise.
+
+    Args:
+        folder: as given to `redaes sweep --output`.
+        output: the markdown file to write; stdout without.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        UserError: no results there.
+    """
+    from redaes.sweeps.results import markdown, read
+
+    text = markdown(read(Path(folder)))
+    if output:
+        Path(output).write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    return 0
+
+
+def _runnable(loaded: "Sweep", run: list[str] | None, overrides: list[str]) -> list[str]:
+    """The rows asked for, without those that need a file nobody has given."""
+    given = {word.partition("=")[0] for word in overrides}
+    for name in run or ():
+        if name not in loaded.rows:
+            raise UserError(f"{loaded.table} has no run {name!r} ({nearest(name, loaded.rows)})")
+    names = []
+    for name in run or loaded.rows:
+        needed = loaded.rows[name].needs
+        if needed and needed not in given:
+            _say(f"{name} is skipped: it needs data of its own; give it with --set {needed}=PATH")
+        elif needed:
+            raise UserError(f"run {name!r}: training on {needed} data is not supported yet; leave --set {needed} out")
+        else:
+            names.append(name)
+    return names
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _commit() -> str:
+    """Of the sources, where they are a repository; else the version."""
+    from redaes import __version__
+
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+
+
+def _logs_here() -> bool:
+    """Whether this process is an agent's, or offline, where nothing can be registered."""
+    return bool(os.environ.get("WANDB_SWEEP_ID")) or os.environ.get("WANDB_MODE") in ("offline", "disabled")
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("--wandb needs the package wandb; pip install 'redaes[wandb]'") from error
+    return wandb
+
+
+def _agent(loaded: "Sweep") -> int:
+    """Register the sweep and work on it until its grid is done; the agent runs the file's own command."""
+    wandb = _wandb()
+    identity = wandb.sweep(loaded.document, project=loaded.document.get("project"))
+    project = loaded.document.get("project", "redaes")
+    return subprocess.run(
+        [sys.executable, "-m", "wandb", "agent", "--project", project, identity], check=False
+    ).returncode
+
+
+def _log(rows: list[dict[str, Any]]) -> None:
+    wandb = _wandb()
+    for row in rows:
+        config = {key: row[key] for key in ("table", "preset", "run", "seed", "stage", "commit")}
+        logged = wandb.init(project="redaes", name=f"{row['table']}/{row['run']}/{row['seed']}", config=config)
+        logged.log({key: value for key, value in row.items() if key not in config and value is not None})
+        logged.finish()

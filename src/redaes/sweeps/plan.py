@@ -1,0 +1,218 @@
+"""From a sweep file to steps: what every row of an ablation does, and which steps rows have in common.
+
+A sweep file is W&B's (`parameters.run`, `.seed`, `.preset`, `.rows`); W&B's schema leaves no room for more, so what a
+row is stands in the file that `rows` names. A row is a preset's pipeline with words added to its commands. A step's
+folder is named by a hash of its command, in which its inputs go by their own hashes: rows that agree up to a step
+share it, in one sweep or several with the same output.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from redaes.errors import UserError, nearest
+from redaes.pipeline import Pipeline, Step, load_pipeline
+from redaes.presets import resolve_config
+
+TRAINED = ("sft", "calibration", "grpo")
+STEPS = ("data", "initial", *TRAINED)
+_OUTPUT = "SWEEP_OUTPUT"
+_FOLDER = re.compile(rf"{_OUTPUT}/({'|'.join(STEPS)})(?=/|$)")
+
+
+class Row(BaseModel):
+    """What distinguishes one row of a table: words by step, and where it ends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: tuple[str, ...] = ()
+    sft: tuple[str, ...] = ()
+    calibration: tuple[str, ...] = ()
+    grpo: tuple[str, ...] = ()
+    nano: dict[str, tuple[str, ...]] = {}
+    last: str = "grpo"
+    needs: str | None = None
+
+    def words(self, step: str, preset: str) -> tuple[str, ...]:
+        """What is added to the command of a step."""
+        own = getattr(self, step) if step in ("data", *TRAINED) else ()
+        return (*own, *(self.nano.get(step, ()) if preset == "nano" else ()))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file that was read.
+
+    Attributes:
+        table: its name.
+        title: its description.
+        preset: folder of the ready configurations its rows are made of.
+        seeds: of data, weights and sampling.
+        common: what holds for every row.
+        rows: by name, in the table's order.
+        document: the file as it stands, for W&B.
+    """
+
+    table: str
+    title: str
+    preset: str
+    seeds: tuple[int, ...]
+    common: Row
+    rows: dict[str, Row]
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row with one seed: the steps it needs in order, and where its evaluation will lie."""
+
+    run: str
+    seed: int
+    stage: str
+    steps: tuple[Step, ...]
+    evaluation: Path
+
+
+def load_sweep(path: Path, preset: str | None = None) -> Sweep:
+    """Read a sweep file and the rows it names.
+
+    Args:
+        path: of the file.
+        preset: instead of the file's.
+
+    Raises:
+        UserError: unreadable file, no rows, a row that is not described, an unknown key of a row.
+    """
+    document = _mapping(path)
+    try:
+        parameters = document["parameters"]
+        names, seeds = parameters["run"]["values"], parameters["seed"]["values"]
+        rows_file, ready = parameters["rows"]["value"], parameters["preset"]["value"]
+        table = document["name"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: no {error} where a sweep has name and parameters run, seed, preset, rows") from error
+    described = _mapping(resolve_config(rows_file)).get(table)
+    if not isinstance(described, dict):
+        raise UserError(f"{rows_file} describes no rows of {table!r}, which {path} asks for")
+    known = described.get("rows", {})
+    missing = next((name for name in names if name not in known), None)
+    if missing is not None:
+        raise UserError(f"{path}: run {missing!r} is not described in {rows_file} ({nearest(missing, known)})")
+    rows = {name: _row(known[name], f"{rows_file}: {table}.rows.{name}") for name in names}
+    common = _row(described.get("all", {}), f"{rows_file}: {table}.all")
+    return Sweep(table, document.get("description", ""), preset or ready, tuple(seeds), common, rows, document)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(read, dict):
+        raise UserError(f"{path} is no mapping of keys to values")
+    return read
+
+
+def _row(described: Any, where: str) -> Row:
+    try:
+        row = Row.model_validate(described)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {key}: {first['msg']} (keys: {', '.join(Row.model_fields)})") from error
+    if row.last not in TRAINED:
+        raise UserError(f"{where}: last is {row.last!r} ({nearest(row.last, TRAINED)})")
+    return row
+
+
+def quick_words(preset: str) -> dict[str, tuple[str, ...]]:
+    """What shortens the steps of a preset so far that a table takes minutes.
+
+    Raises:
+        UserError: the preset has no such settings.
+    """
+    return {step: tuple(words) for step, words in _mapping(resolve_config(f"{preset}/quick.yaml")).items()}
+
+
+def plan(
+    sweep: Sweep,
+    output: Path,
+    runs: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Sequence[str] = (),
+    quick: Mapping[str, tuple[str, ...]] | None = None,
+) -> list[Cell]:
+    """The cells of a grid, rows outermost.
+
+    Args:
+        sweep: what the rows are.
+        output: folder of all steps.
+        runs: names of rows.
+        seeds: of each row.
+        overrides: variables of the preset's pipeline, as key=value.
+        quick: words to add last, by step.
+    """
+    return [_cell(sweep, output, run, seed, overrides, quick or {}) for run in runs for seed in seeds]
+
+
+def _cell(
+    sweep: Sweep, output: Path, run: str, seed: int, overrides: Sequence[str], quick: Mapping[str, tuple[str, ...]]
+) -> Cell:
+    row = sweep.rows[run]
+    variables = [*overrides, f"seed={seed}", f"output={_OUTPUT}"]
+    ready = {s.name: s for s in load_pipeline(resolve_config(f"{sweep.preset}/pipeline.yaml"), variables).steps}
+    folders: dict[str, str] = {}
+
+    def make(name: str, added: Sequence[str]) -> Step:
+        step = _addressed(ready[name], [*added, *quick.get(name, ())], folders, output)
+        folders[name] = step.outputs[0]
+        return step
+
+    # Every row starts from one model and is measured on one dataset, whatever it is trained on.
+    steps = [make("data", sweep.common.words("data", sweep.preset))]
+    measured = folders["data"]
+    if "initial" in ready:
+        steps.append(make("initial", ()))
+    if row.words("data", sweep.preset):
+        steps.append(make("data", (*sweep.common.words("data", sweep.preset), *row.words("data", sweep.preset))))
+    for name in TRAINED[: TRAINED.index(row.last) + 1]:
+        steps.append(make(name, (*sweep.common.words(name, sweep.preset), *row.words(name, sweep.preset))))
+    model = f"{folders[row.last]}/model"
+    key = _key(["evaluate", *(word.removeprefix(f"{output}/") for word in (measured, model))])
+    evaluation = output / "steps" / f"evaluation-{key}.json"
+    words = ("evaluate", "--data", measured, "--model", model, "--output", str(evaluation))
+    inputs = (measured, folders[row.last])
+    steps.append(Step(name=f"evaluate-{key}", command=words, inputs=inputs, outputs=(str(evaluation),)))
+    return Cell(run, seed, row.last, tuple(steps), evaluation)
+
+
+def _addressed(step: Step, added: Sequence[str], folders: Mapping[str, str], output: Path) -> Step:
+    """A step of a preset with words added, in a folder of its own that is named by what it does."""
+
+    def place(word: str, own: str) -> str:
+        return _FOLDER.sub(lambda found: folders.get(found[1], own) if found[1] != step.name else own, word)
+
+    words = [*step.command, *added]
+    # Where the sweep's folder lies is no part of what a step is.
+    key = _key([place(word, "@").replace(f"{output}/", "") for word in words])
+    own = str(output / "steps" / f"{step.name}-{key}")
+    inputs = tuple(place(word, own) for word in step.inputs or ())
+    command = tuple(place(word, own) for word in words)
+    return Step(name=f"{step.name}-{key}", command=command, inputs=inputs, outputs=(own,))
+
+
+def _key(parts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:12]
+
+
+def as_pipeline(cells: Sequence[Cell], output: Path) -> Pipeline:
+    """All steps of all cells, each once, in an order in which they can be done."""
+    steps = {step.name: step for cell in cells for step in cell.steps}
+    return Pipeline(output=output, steps=tuple(steps.values()))

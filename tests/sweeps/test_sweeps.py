@@ -1,0 +1,110 @@
+"""Sweeps: every row of the paper's ablations is a named run; rows share what they have in common; results add up."""
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from scipy.stats import ttest_rel
+
+from redaes.cli import main
+from redaes.errors import UserError
+from redaes.presets import configs_folder, resolve_config
+from redaes.sweeps.plan import as_pipeline, load_sweep, plan, quick_words
+from redaes.sweeps.results import interval, markdown, read, write
+
+ROWS = {
+    "table2": ["aes_r1_aescot", "aes_r1_red20k", "shuffled", "consistent"],
+    "table3": ["content_only", "quality_only", "mixed_pt_quality_rl", "mixed"],
+    "table4": ["m1_j1", "m3_j1", "m5_j1", "m7_j1", "m5_j3", "m5_j5"],
+    "table5": ["sft", "sft_o1", "sft_o1_o2", "cold_start", "cold_start_aes_r1", "cold_start_rl"],
+    "table6": ["n4", "n6", "n8", "n10"],
+}
+
+
+def cells(table: str, *runs: str, seeds=(0,), quick: bool = False, output: Path = Path("out")):
+    sweep = load_sweep(resolve_config(f"sweeps/{table}.yaml"))
+    words = quick_words(sweep.preset) if quick else None
+    return plan(sweep, output, runs or list(sweep.rows), seeds, (), words)
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_each_row_of_the_papers_table_is_a_named_run(table: str) -> None:
+    sweep = load_sweep(resolve_config(f"sweeps/{table}.yaml"))
+    assert list(sweep.rows) == ROWS[table]
+    assert sweep.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_the_file_is_a_grid_of_wandbs(table: str) -> None:
+    document = yaml.safe_load((configs_folder() / "sweeps" / f"{table}.yaml").read_text())
+    assert document["method"] == "grid"
+    assert document["parameters"]["run"]["values"] == ROWS[table]
+    assert document["command"][-1] == "${args}"
+
+
+def test_rows_share_every_step_up_to_where_they_differ() -> None:
+    four, eight = cells("table6", "n4", "n8")
+    assert [a.name == b.name for a, b in zip(four.steps, eight.steps, strict=True)] == [True] * 4 + [False] * 2
+    assert len(as_pipeline([four, eight], Path("out")).steps) == 8
+
+
+def test_tables_share_steps_too_and_seeds_share_none() -> None:
+    (consistent,), (cold,) = cells("table2", "consistent"), cells("table5", "cold_start_rl")
+    assert [step.name for step in consistent.steps] == [step.name for step in cold.steps]
+    zero, one = cells("table2", "consistent", seeds=(0, 1))
+    assert not {step.name for step in zero.steps} & {step.name for step in one.steps}
+
+
+def test_a_step_is_the_same_wherever_the_sweep_lies_and_another_when_shortened() -> None:
+    (here,), (there,) = cells("table6", "n4"), cells("table6", "n4", output=Path("/elsewhere"))
+    assert [step.name for step in here.steps] == [step.name for step in there.steps]
+    (quick,) = cells("table6", "n4", quick=True)
+    assert not {step.name for step in here.steps} & {step.name for step in quick.steps}
+
+
+def test_all_rows_of_a_table_are_measured_on_one_dataset() -> None:
+    for table in ROWS:
+        measured = {cell.steps[-1].command[2] for cell in cells(table)}
+        assert len(measured) == 1, table
+
+
+def test_a_run_that_is_not_there_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "sweeps/table6.yaml", "--only", "n5"]) == 2
+    assert "table6 has no run 'n5' (did you mean 'n" in capsys.readouterr().err
+
+
+def test_a_row_whose_data_nobody_gave_is_skipped_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("sweep", "sweeps/table2.yaml", "--only", "aes_r1_aescot", "--output", str(tmp_path))
+    assert main(words) == 0
+    assert "aes_r1_aescot is skipped: it needs data of its own" in capsys.readouterr().err
+
+
+def row(run: str, seed: int, value: float | None) -> dict:
+    names = {"table": "table6", "preset": "nano", "run": run, "seed": seed, "stage": "grpo"}
+    return {**names, "srcc_within": value, "srcc": value, "plcc": value, "seconds": 1.0}
+
+
+def test_the_reading_is_a_paired_test_over_seeds(tmp_path: Path) -> None:
+    good, near, bad = [0.70, 0.74, 0.73], [0.69, 0.75, 0.72], [0.40, 0.41, 0.45]
+    runs = {"n8": good, "n6": near, "n4": bad}
+    write(tmp_path, [row(run, seed, v) for run, values in runs.items() for seed, v in enumerate(values)], False)
+    write(tmp_path, [row("n8", 0, 0.70)], False)  # a repeated run takes its own place
+    assert len(read(tmp_path)) == 9
+    lines = {line.split("|")[1].strip(): line for line in markdown(read(tmp_path)).splitlines() if "| grpo |" in line}
+    for run, values in (("n6", near), ("n4", bad)):
+        expected = "worse beyond noise" if ttest_rel(good, values).pvalue < 0.05 else "within noise"
+        assert expected in lines[run]
+    assert "best mean" in lines["n8"]
+
+
+def test_nothing_is_claimed_of_what_is_undefined_or_seen_once() -> None:
+    text = markdown([{**row("n4", 0, None), "quick": True}, {**row("n8", 0, 0.5), "quick": True}])
+    assert "undefined: no answer could be read" in text
+    assert "says nothing of what is better" in text
+    assert math.isnan(interval([0.5]).half)
+
+
+def test_a_folder_without_results_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no results\.parquet"):
+        read(tmp_path)
