@@ -158,7 +158,7 @@ def slug(name: str) -> str:
 
     Example:
         >>> slug("nano@0f3a"), slug("redaes:org/model")
-        ('nano@0f3a', 'redaes-org-model-4da4e9e3')
+        ('nano@0f3a', 'redaes-org-model-8406271d')
     """
     clean = re.sub(r"[^\w.@+=-]+", "-", name, flags=re.ASCII).strip(".-")[:80]
     return clean if clean == name and clean else f"{clean}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
