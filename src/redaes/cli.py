@@ -51,7 +51,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
-    "evaluate": Command("redaes.commands.evaluate:evaluate", "agreement with people on benchmarks, or with the judges, with intervals"),
+    "evaluate": Command(
+        "redaes.commands.evaluate:evaluate", "agreement with people on benchmarks, or with the judges, with intervals"
+    ),
     "report": Command("redaes.commands.report:report", "the results of a run as a page, a table and JSON"),
     "export": Command("redaes.commands.export:export", "a plain Hugging Face directory from a checkpoint"),
     "plugins list": Command("redaes.commands.plugins:list_", "what is installed, without importing it"),
