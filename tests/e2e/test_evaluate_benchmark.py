@@ -1,6 +1,7 @@
 """`redaes evaluate --benchmark` on official layouts: counts add up, nothing is scored twice."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,26 @@ def test_a_scorer_that_breaks_on_one_image_scores_the_others(
     assert 1 <= found["n_failed"] < 20
     assert found["n_failed"] + found["n_unparsed"] + found["n_scored"] == 20
     assert f"RuntimeError: shade {shade}" in printed.err
+
+
+def test_a_scorer_whose_settings_are_at_fault_stops_with_one_line(
+    ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
+    assert main(["evaluate", "--scorer", "benchmarks/scorers/gpt-5.yaml", *words]) == 2
+    assert "OPENAI_API_KEY" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "kept").exists()
+
+
+def test_the_table_says_what_each_number_counts(ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"), "--samples", "8")
+    assert main(["evaluate", "--scorer", f"{__name__}.Brightness", *words]) == 0
+    lines = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    head, row = lines[1], next(line for line in lines if line and line[0] == "ava")
+    found = dict(zip(head, row, strict=True))
+    assert (found["drawn"], found["listed"], found["missing"], found["failed"]) == ("8", "21", "1", "0")
+    assert int(found["scored"]) + int(found["unparsed"]) == 8
 
 
 def test_several_benchmarks_each_have_a_root(ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,15 +210,16 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "benchmark", "split", "PLCC", "SRCC", "scored", "listed", "missing", "unreadable", "failed", "unparsed"
-    )
+    counted = ("scored", "drawn", "listed", "missing", "unreadable", "failed", "unparsed")
+    table = Table("benchmark", "PLCC", "SRCC")
+    for name in counted:
+        table.add_column(name, justify="right")
     for row in results:
         missing = row["n_listed"] - row["n_found"]
         broken = (row["n_unreadable"], row["n_failed"], row["n_unparsed"])
         counts = (row["n_scored"], row["n_drawn"], row["n_listed"], missing, *broken)
         cells = [_estimate(row[name]) for name in ("plcc", "srcc")]
-        table.add_row(row["benchmark"], row["split"], *cells, *(f"{count:,}" for count in counts))
+        table.add_row(f"{row['benchmark']}\n{row['split']}", *cells, *(f"{count:,}" for count in counts))
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     for row in results:
@@ -230,4 +231,4 @@ def _estimate(measure: dict[str, float | None]) -> str:
     value, low, high = (measure[key] for key in ("value", "low", "high"))
     if value is None or low is None or high is None:
         return "undefined"
-    return f"{value:.4f} [{low:.3f}, {high:.3f}]"
+    return f"{value:.4f}\n[{low:.3f}, {high:.3f}]"

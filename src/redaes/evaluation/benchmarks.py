@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redaes.data.benchmarks import Benchmark, Item
 from redaes.data.images import VIEW_SIDE, ImageError, open_image
+from redaes.errors import UserError
 from redaes.evaluation.measures import measure_benchmark
 from redaes.evaluation.predictions import Answer, Predictions, file_size
 from redaes.inference import Score, ScorerProtocol
@@ -96,9 +97,15 @@ def _open(item: Item) -> "Image | ImageError":
 
 
 def _score(images: "Sequence[Image]", scorer: ScorerProtocol) -> list[Score | Exception]:
-    """A scorer that breaks on a batch is asked image by image: whichever it breaks on alone has no answer."""
+    """A scorer that breaks on a batch is asked image by image: whichever it breaks on alone has no answer.
+
+    Raises:
+        UserError: of the scorer: its settings are at fault, so no image would fare better.
+    """
     try:
         return list(scorer.score(images)) if images else []
+    except UserError:
+        raise
     except Exception as error:  # whatever a scorer of another package raises; it is kept with the image
         if len(images) == 1:
             return [error]
