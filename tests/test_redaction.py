@@ -12,7 +12,14 @@ from redaes.redaction import BLOT, keep_secret, redact
 def test_the_value_of_a_named_variable_is_blotted_out_however_it_is_written(monkeypatch, key):
     monkeypatch.setenv("SOME_KEY", key)
     keep_secret("SOME_KEY")
-    for form in (key, json.dumps(key), f"https://x.example/?k={quote(key, safe='')}"):
+    forms = (
+        key,
+        json.dumps(key),
+        json.dumps(json.dumps(key)),
+        f"https://x.example/?k={quote(key, safe='')}",
+        quote(key),
+    )
+    for form in forms:
         assert BLOT in redact(f"before {form} after")
         assert key not in redact(form)
         assert redact(f"before {form} after").startswith("before")

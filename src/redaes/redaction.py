@@ -30,7 +30,9 @@ def keep_secret(variable: str) -> None:
     """Blot out the value of this environment variable from now on; one of under six characters is no key."""
     value = os.environ.get(variable, "").strip()
     if len(value) >= _SHORTEST:
-        _known.update((value, json.dumps(value)[1:-1], quote(value, safe="")))
+        escaped = json.dumps(value)[1:-1]
+        # An error that quotes the body of an answer escapes it once more.
+        _known.update((value, escaped, json.dumps(escaped)[1:-1], quote(value, safe=""), quote(value)))
 
 
 def redact(text: str) -> str:
@@ -42,7 +44,7 @@ def redact(text: str) -> str:
         >>> redact("{'x-api-key': 'd2f7c0ffee', 'accept': '*/*'}")
         "{'x-api-key': '[redacted]', 'accept': '*/*'}"
     """
-    for form in tuple(_known):
+    for form in sorted(_known, key=len, reverse=True):
         if form in text:
             text = text.replace(form, BLOT)
     # Looking for a word is ten times cheaper than the pattern, and this is done for every answer.

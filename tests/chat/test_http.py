@@ -1,6 +1,7 @@
 """What is waited for, what is read, and what an error's words are."""
 
 import gzip
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import openai
 import pytest
 
 from redaes.calls import Declined, Transient
-from redaes.chat.http import AnswerTooLarge, BoundedClient, failure
+from redaes.chat.http import AnswerTooLarge, BoundedClient, failure, key_from
 from redaes.errors import UserError
 
 STATUSES = {
@@ -70,6 +71,14 @@ def test_an_empty_account_is_not_waited_for():
 )
 def test_a_servers_words_are_shown_in_one_line_without_the_key(body):
     assert str(meaning(status_error(400, body))) == "host answers 400: too long ***"
+
+
+@pytest.mark.parametrize("length", range(262, 302, 4))
+def test_no_part_of_an_escaped_key_is_left_where_a_long_message_is_cut(length, monkeypatch):
+    monkeypatch.setenv("CUT_KEY", 'planted"key/with+odd=characters')
+    key = key_from("CUT_KEY")
+    said = str(failure(status_error(400, {"message": "x" * length + json.dumps(key)}), "host", "m", key))
+    assert "planted" not in said
 
 
 @contextmanager

@@ -9,12 +9,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from benchmarks.vendors.crew import configuration, environment
+from benchmarks.vendors.crew import KEY, OPENAI_URL, configuration, environment
 from benchmarks.vendors.server import running
 from benchmarks.vendors.state import Structured, Vendors
 
+from redaes.engine.ledger import Ledger
+
 ROOT = Path(__file__).parents[2]
 PLANTED = 'planted"key/with+odd=characters'
+FORMS = (PLANTED, json.dumps(PLANTED)[1:-1], quote(PLANTED, safe=""), quote(PLANTED))
 HOSTILE = "<script>alert(1)</script> {0.__class__} ../../outside $(touch pwned) `touch pwned` %s \u202e" + "w" * 300
 
 
@@ -25,13 +28,14 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-def redaes(place: Path, address: str, *words: str) -> subprocess.CompletedProcess[str]:
+def redaes(place: Path, address: str, *words: str, without: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command with the planted key; all that it prints is kept beside what it writes."""
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    set_there = {**os.environ, **environment(address, PLANTED), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "redaes", *words],
         cwd=place,
-        env={**os.environ, **environment(address, PLANTED), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={name: value for name, value in set_there.items() if name != without},
         capture_output=True,
         text=True,
         timeout=120,
@@ -44,7 +48,7 @@ def redaes(place: Path, address: str, *words: str) -> subprocess.CompletedProces
 
 def leaks(place: Path) -> Iterator[str]:
     """Files in which the key stands, in any form."""
-    forms = {form.encode() for form in (PLANTED, json.dumps(PLANTED)[1:-1], quote(PLANTED, safe=""), quote(PLANTED))}
+    forms = {form.encode() for form in FORMS}
     for path in sorted(place.rglob("*")):
         if path.is_file() and any(form in path.read_bytes() for form in forms):
             yield path.relative_to(place).as_posix()
@@ -69,7 +73,7 @@ def everything(place: Path, address: str) -> None:
 
 @pytest.mark.parametrize("structured", ["schema", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_key_that_models_repeat_is_in_no_artefact(place: Path, structured: Structured) -> None:
-    vendors = Vendors(key=PLANTED, echo=True, structured=structured, answers=says(f"Your key is {PLANTED}."))
+    vendors = Vendors(key=PLANTED, echo=True, structured=structured, answers=says(f"Your key is {' or '.join(FORMS)}."))
     with running(vendors) as address:
         done = redaes(place, address, "data", "build", "out", "--config", "data.yaml", "--debug")
         assert done.returncode == 0, done.stderr
@@ -106,3 +110,23 @@ def test_words_of_a_model_are_text_everywhere(place: Path) -> None:
     made = {path.name for path in place.iterdir()}
     assert made == {"data.yaml", "printed.txt", "out", "out.ledger", "out.html", "shared"}
     assert [path.name for path in place.parent.iterdir()] == ["work"]
+
+
+def test_a_retry_that_cannot_ask_forgets_no_dead_letter(place: Path) -> None:
+    values = configuration(sources=2, retries={"unusable": 0})
+    (place / "data.yaml").write_text(json.dumps(values))
+    refusing = Vendors(answers={"instruct": {"analysis": "", "score": 5.0, "category": "nonsense", "instruction": "x"}})
+    with running(refusing) as address:
+        assert redaes(place, address, "data", "build", "out", "--config", "data.yaml").returncode == 1
+        failed = _dead_letters(place)
+        assert failed
+        for variable, said in ((KEY, "no key in the environment"), (OPENAI_URL, "no address in the environment")):
+            done = redaes(place, address, "data", "retry", "out", without=variable)
+            assert done.returncode == 2
+            assert f"{said}: set {variable}" in done.stderr
+            assert _dead_letters(place) == failed
+
+
+def _dead_letters(place: Path) -> list[str]:
+    with Ledger.open_for_reading(place / "out.ledger", "out") as ledger:
+        return sorted(call.key for call in ledger.failures())

@@ -104,6 +104,33 @@ def test_a_scorer_that_breaks_on_one_image_scores_the_others(
     assert f"RuntimeError: shade {shade}" in printed.err
 
 
+class Careless:
+    """Gives one score too few where it is asked for many, and numbers that are no scores."""
+
+    fingerprint = "careless-1"
+
+    def __init__(self, model: str = "", batch_size: int = 1, device: str | None = None) -> None:
+        self.given = [99.0, float("nan"), -0.5]
+
+    def score(self, images):
+        if len(images) > 1:
+            return [Score(5.0, "", "5")] * (len(images) - 1)
+        return [Score(self.given.pop() if self.given else 5.0, "", "said")]
+
+
+def test_scores_that_are_none_are_failures_and_stay_in_the_measures_as_such(
+    ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"), "--format", "json")
+    assert main(["evaluate", "--scorer", f"{__name__}.Careless", *words]) == 1
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert (found["n_failed"], found["n_scored"]) == (3, 17)
+    assert (found["measures"]["n"], found["measures"]["parsed"]) == (20, 17)
+    for value in ("99.0", "nan", "-0.5"):
+        assert f"the score {value} is not in [0, 10]" in printed.err
+
+
 def test_a_scorer_whose_settings_are_at_fault_stops_with_one_line(
     ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

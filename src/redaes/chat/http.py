@@ -16,6 +16,7 @@ import httpx2
 
 from redaes.calls import CallError, Declined, Transient, UnusableAnswer
 from redaes.errors import UserError
+from redaes.redaction import keep_secret, redact
 
 LARGEST_ANSWER = 4 * 2**20
 """Bytes of a chat model's answer; the longest that a model may write is a tenth of it."""
@@ -114,6 +115,7 @@ def key_from(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise UserError(f"no key in the environment variable {variable}; set it, or set key_variable to '' for none")
+    keep_secret(variable)
     return key
 
 
@@ -158,8 +160,8 @@ def words_of(error: Any) -> str:
 
 
 def _line(text: str, key: str) -> str:
-    """One line, not long, without the key."""
-    hidden = text.replace(key, "***") if key else text
+    """One line, not long, without the key in any form; cut last, or half a key would be no key any more."""
+    hidden = redact(text.replace(key, "***") if key else text)
     return " ".join(hidden.split())[:300]
 
 

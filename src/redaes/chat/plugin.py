@@ -87,6 +87,11 @@ class ChatPlugin:
         """The environment variable that the key is in; empty: there is none."""
         return getattr(self.chat, "key_variable", "")
 
+    @property
+    def base_url(self) -> str:
+        """Where the model is served, or `$NAME`; empty: in this process."""
+        return getattr(self.chat, "base_url", "")
+
     def questions(self, role: Role) -> tuple[ChatQuestion, ...]:
         """What is asked in one call."""
         return (role,) if role != "edit" else ()

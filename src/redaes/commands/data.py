@@ -73,20 +73,23 @@ def retry(output: str, workers: int | None = None, budget: float | None = None, 
     from redaes.engine.build import ledger_of, noted_build
     from redaes.engine.config import EngineConfig
     from redaes.engine.ledger import Ledger
+    from redaes.engine.preflight import check_before_paying
+    from redaes.engine.stages import Crew
 
     path = Path(output)
     folder = Path(ledger) if ledger else ledger_of(path)
     noted = noted_build(folder, path)
     if noted is None:
         raise UserError(f"nothing was built at {output} with the ledger {folder}; run `redaes data build` first")
+    loaded = _with_flow(EngineConfig.model_validate({**noted.config, "flow": noted.flow}), workers, budget)
+    check_before_paying(Crew.from_config(loaded), loaded)  # what cannot be asked again is not forgotten
     with Ledger.create_or_open(folder, name=output) as book:
         forgotten = book.forget_failures()
     news = f"{forgotten} calls that were given up are asked again" if forgotten else "no call was given up"
     print(f"{output}: {news}", file=sys.stderr)
-    loaded = EngineConfig.model_validate({**noted.config, "flow": noted.flow})
     finished = (path / "manifest.json").is_file()
     left_out = finished and Manifest(path).info["counts"].get("incomplete", 0) > 0
-    return _build(_with_flow(loaded, workers, budget), path, ledger, overwrite=left_out)
+    return _build(loaded, path, ledger, overwrite=left_out)
 
 
 def _with_flow(config: "EngineConfig", workers: int | None, budget: float | None) -> "EngineConfig":

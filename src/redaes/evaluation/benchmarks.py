@@ -103,7 +103,7 @@ def _score(images: "Sequence[Image]", scorer: ScorerProtocol) -> list[Score | Ex
         UserError: of the scorer: its settings are at fault, so no image would fare better.
     """
     try:
-        return list(scorer.score(images)) if images else []
+        return _checked(scorer.score(images), len(images)) if images else []
     except UserError:
         raise
     except Exception as error:  # whatever a scorer of another package raises; it is kept with the image
@@ -111,6 +111,18 @@ def _score(images: "Sequence[Image]", scorer: ScorerProtocol) -> list[Score | Ex
             return [error]
         log.warning("a batch of %d failed (%r) and is scored one by one", len(images), error)
         return [outcome for image in images for outcome in _score([image], scorer)]
+
+
+def _checked(scores: Sequence[Score], images: int) -> list[Score | Exception]:
+    """The scores, with an error in the place of one that is no number in [0, 10]."""
+    if len(scores) != images:
+        raise ValueError(f"{len(scores)} scores for {images} images")
+    return [
+        score
+        if score.value is None or 0 <= score.value <= 10
+        else ValueError(f"the score {score.value} is not in [0, 10]")
+        for score in scores
+    ]
 
 
 def _fields(outcome: Score | Exception) -> dict[str, Any]:
@@ -149,7 +161,8 @@ def result(
     """Counts and measures of one scorer on one benchmark.
 
     Truths are normalised to [0, 1] from the set's native range, predictions from [0, 10]. An answer without a score
-    counts as a failed parse and is treated in both ways; images without an answer are left out of both.
+    counts as a failed parse and is treated in both ways, and so does an image that the scorer broke on: it is no easier
+    for that. Images that cannot be opened are left out of both.
 
     Args:
         benchmark: whole, for its counts.
@@ -164,7 +177,7 @@ def result(
     """
     items = [item for item in items if item.id in answers]
     statuses = Counter(answers[item.id].status for item in items)
-    measured = [item for item in items if answers[item.id].status in ("ok", "unparsed")]
+    measured = [item for item in items if answers[item.id].status != "unreadable"]
     values = [answers[item.id].value for item in measured]
     predicted = [float("nan") if value is None else value / 10 for value in values]
     truths = [benchmark.normalised(item.mos) for item in measured]
