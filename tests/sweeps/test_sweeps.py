@@ -77,7 +77,7 @@ def test_a_run_that_is_not_there_is_named_with_the_nearest(capsys: pytest.Captur
 def test_a_row_whose_data_nobody_gave_is_skipped_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("sweep", "sweeps/table2.yaml", "--only", "aes_r1_aescot", "--output", str(tmp_path))
     assert main(words) == 0
-    assert "aes_r1_aescot is skipped: it needs data of its own" in capsys.readouterr().err
+    assert "aes_r1_aescot is skipped: it needs aescot data" in capsys.readouterr().err
 
 
 def row(run: str, seed: int, value: float | None) -> dict:
@@ -103,6 +103,12 @@ def test_nothing_is_claimed_of_what_is_undefined_or_seen_once() -> None:
     assert "undefined: no answer could be read" in text
     assert "says nothing of what is better" in text
     assert math.isnan(interval([0.5]).half)
+
+
+def test_the_report_of_a_folder_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, [row("n8", 0, 0.7), row("n4", 0, 0.4)], False)
+    assert main(["sweep", "report", str(tmp_path)]) == 0
+    assert "| n8 | grpo | 1 | 0.700 |" in capsys.readouterr().out
 
 
 def test_a_folder_without_results_is_said_to_be_one(tmp_path: Path) -> None:

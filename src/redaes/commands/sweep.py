@@ -87,7 +87,7 @@ def sweep(
     return 1 if failed else 0
 
 
-def report(folder: str = "runs/sweeps", output: str | None = None) -> int:
+def report(folder: str, output: str | None = None) -> int:
     """The rows of every table in a sweep's folder with intervals over seeds, and which differences are within noise.
 
     Args:
@@ -119,10 +119,10 @@ def _runnable(loaded: "Sweep", run: list[str] | None, overrides: list[str]) -> l
     names = []
     for name in run or loaded.rows:
         needed = loaded.rows[name].needs
-        if needed and needed not in given:
-            _say(f"{name} is skipped: it needs data of its own; give it with --set {needed}=PATH")
-        elif needed:
+        if needed in given:
             raise UserError(f"run {name!r}: training on {needed} data is not supported yet; leave --set {needed} out")
+        if needed:
+            _say(f"{name} is skipped: it needs {needed} data, and training on that is not supported yet")
         else:
             names.append(name)
     return names
