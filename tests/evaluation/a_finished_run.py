@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from redaes.data.manifest import Manifest, canonical_json, write_atomically, write_records
-from redaes.engine.statistics import dataset_statistics
+from redaes.engine.statistics import Statistics
 from redaes.evaluation.runner import Prediction, evaluation_document, write_evaluation
 from redaes.records import (
     SCHEMA_VERSION,
@@ -39,7 +39,7 @@ HOSTILE = "Flat light <script>alert('x')</script> & dull \"tones\"."
 def _write_dataset(root: Path, crops: int) -> Manifest:
     rng = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
-    sources, edits, pairs, groups = [], [], [], []
+    sources, edits, pairs, groups, statistics = [], [], [], [], Statistics()
     for photograph, split in zip(PHOTOGRAPHS, ("train", "train", "test", "test"), strict=True):
         for crop in range(crops):
             source, picture = _write_source(root, photograph, split, crop)
@@ -58,13 +58,15 @@ def _write_dataset(root: Path, crops: int) -> Manifest:
                         )
                     )  # fmt: skip
             groups.append(GroupRecord(id=f"group-{source.id}", source=source, score=score, members=tuple(members)))
+            pair = next((pair for pair in reversed(pairs) if pair.source == source), None)
+            statistics.add(sources[-1], edits[-len(FACTORS) :], pair, groups[-1])
     for name, records in [("sources", sources), ("edits", edits), ("pairs", pairs), ("groups", groups)]:
         write_records(root / f"{name}.jsonl", records)
     write_records(root / "calibration.jsonl", sources[:4])
     info = {
         "schema_version": SCHEMA_VERSION,
         "seed": 7,
-        "statistics": dataset_statistics(sources, edits, pairs, groups),
+        "statistics": statistics.as_dict(),
     }
     write_atomically(root / "manifest.json", canonical_json(info))
     return Manifest(root)

@@ -114,10 +114,10 @@ def _summary(metrics: "dict[str, dict[str, dict[str, float | None]]]") -> str:
 
 def _benchmark(name: str, roots: Sequence[str]) -> "Benchmark":
     """Load one benchmark from the root that is meant for it."""
-    from redaes.presets import resolve_config
+    from redaes.presets import read_mapping, resolve_config
     from redaes.registry import create, split_spec
 
-    spec: Any = _yaml(resolve_config(name)) if name.endswith((".yaml", ".yml")) else name
+    spec: Any = read_mapping(resolve_config(name)) if name.endswith((".yaml", ".yml")) else name
     known, settings = split_spec(spec)
     named = dict(part.split("=", 1) for part in roots if "=" in part)
     plain = [part for part in roots if "=" not in part]
@@ -143,13 +143,13 @@ def _on_benchmarks(
     from redaes.evaluation.predictions import Predictions
     from redaes.inference.listing import fingerprint, load_scorer
     from redaes.inference.terminal import with_progress
-    from redaes.presets import resolve_config
+    from redaes.presets import read_mapping, resolve_config
     from redaes.registry import create
 
     if batch_size < 1 or (samples is not None and samples < 1):
         raise UserError("--batch_size and --samples must be at least 1")
     if scorer.endswith((".yaml", ".yml")):
-        ready = _yaml(resolve_config(scorer))
+        ready = read_mapping(resolve_config(scorer))
         name = str(ready.get("name", Path(scorer).stem))
         loaded = create("scorers", ready["scorer"], batch_size=batch_size, device=device)
         mark = getattr(loaded, "fingerprint", "") or f"{name}:{json.dumps(ready['scorer'], sort_keys=True)}"
@@ -174,18 +174,6 @@ def _on_benchmarks(
     if format == "table":
         _show(results)
     return int(incomplete)
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings; it must name a plug-in")
-    return values
 
 
 def _list(format: Literal["table", "json"]) -> int:

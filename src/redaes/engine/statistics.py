@@ -129,20 +129,5 @@ class Statistics:
         return {"mean": round(mean, 4), "success_rate": round(rate, 4), "n": n}
 
 
-def dataset_statistics(
-    scores: Iterable[ScoreRecord], edits: Iterable[Edit], pairs: Iterable[PairRecord], groups: Iterable[GroupRecord]
-) -> dict[str, Any]:
-    """The statistics of a dataset that is in memory."""
-    by_source: defaultdict[str, list[Edit]] = defaultdict(list)
-    for edit in edits:
-        by_source[edit.source_id].append(edit)
-    pair_of, group_of = {p.source.id: p for p in pairs}, {g.source.id: g for g in groups}
-    statistics = Statistics()
-    for score in scores:
-        identity = score.source.id
-        statistics.add(score, by_source[identity], pair_of.get(identity), group_of.get(identity))
-    return statistics.as_dict()
-
-
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)

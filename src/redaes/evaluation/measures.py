@@ -130,10 +130,14 @@ def measure_benchmark(
         raise ValueError(f"{x.size} predictions, {y.size} truths and {len(groups or ())} groups; give one each")
     parsed = x[~np.isnan(x)]
     result: dict[str, Any] = {"n": x.size, "parsed": parsed.size, "distinct": np.unique(parsed).size}
+    labels = None if groups is None else [str(group) for group in groups]
+    if parsed.size == x.size:  # nothing failed: the treatments are one, and so is their bootstrap
+        same = _measure(x, y, labels, seed, logistic, resamples)
+        return {**result, **dict.fromkeys(get_args(FailureTreatment), same)}
     for treatment in get_args(FailureTreatment):
         values, kept = treat_failures(x, treatment)
-        names = None if groups is None else [str(g) for g, keep in zip(groups, kept, strict=True) if keep]
-        result[treatment] = _measure(values[kept], y[kept], names, seed, logistic, resamples)
+        remaining = None if labels is None else [g for g, keep in zip(labels, kept, strict=True) if keep]
+        result[treatment] = _measure(values[kept], y[kept], remaining, seed, logistic, resamples)
     return result
 
 

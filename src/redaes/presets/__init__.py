@@ -1,6 +1,7 @@
 """What ships with the package: ready configurations and the nano checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 from redaes.errors import UserError, nearest
 
@@ -26,3 +27,20 @@ def resolve_config(path: str | Path) -> Path:
         return ready
     known = [p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")]
     raise UserError(f"no configuration file {str(path)!r} ({nearest(str(path), known)})")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that maps keys to values.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    import yaml
+
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(read, dict):
+        raise UserError(f"{path} is no mapping of keys to values")
+    return read

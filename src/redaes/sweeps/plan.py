@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from redaes.errors import UserError, nearest
 from redaes.pipeline import Pipeline, Step, load_pipeline
-from redaes.presets import resolve_config
+from redaes.presets import read_mapping, resolve_config
 
 TRAINED = ("sft", "calibration", "grpo")
 STEPS = ("data", "initial", *TRAINED)
@@ -90,7 +89,7 @@ def load_sweep(path: Path, preset: str | None = None) -> Sweep:
     Raises:
         UserError: unreadable file, no rows, a row that is not described, an unknown key of a row.
     """
-    document = _mapping(path)
+    document = read_mapping(path)
     try:
         parameters = document["parameters"]
         names, seeds = parameters["run"]["values"], parameters["seed"]["values"]
@@ -98,7 +97,7 @@ def load_sweep(path: Path, preset: str | None = None) -> Sweep:
         table = document["name"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: no {error} where a sweep has name and parameters run, seed, preset, rows") from error
-    described = _mapping(resolve_config(rows_file)).get(table)
+    described = read_mapping(resolve_config(rows_file)).get(table)
     if not isinstance(described, dict):
         raise UserError(f"{rows_file} describes no rows of {table!r}, which {path} asks for")
     known = described.get("rows", {})
@@ -108,16 +107,6 @@ def load_sweep(path: Path, preset: str | None = None) -> Sweep:
     rows = {name: _row(known[name], f"{rows_file}: {table}.rows.{name}") for name in names}
     common = _row(described.get("all", {}), f"{rows_file}: {table}.all")
     return Sweep(table, document.get("description", ""), preset or ready, tuple(seeds), common, rows, document)
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    if not isinstance(read, dict):
-        raise UserError(f"{path} is no mapping of keys to values")
-    return read
 
 
 def _row(described: Any, where: str) -> Row:
@@ -138,7 +127,7 @@ def quick_words(preset: str) -> dict[str, tuple[str, ...]]:
     Raises:
         UserError: the preset has no such settings.
     """
-    return {step: tuple(words) for step, words in _mapping(resolve_config(f"{preset}/quick.yaml")).items()}
+    return {step: tuple(words) for step, words in read_mapping(resolve_config(f"{preset}/quick.yaml")).items()}
 
 
 def plan(
