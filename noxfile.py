@@ -32,7 +32,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests; `nox -s tests -- --slow` includes those that take long, other words go to pytest."""
-    install(session, "-e", ".[data,editors]", *group("test"))
+    install(session, "-e", ".[data,editors,app,serve]", *group("test"))
     session.run("pytest", *session.posargs)
 
 
@@ -56,7 +56,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy, strictly, over src."""
-    install(session, "-e", ".[data]", *group("types"))
+    install(session, "-e", ".[data,serve]", *group("types"))
     session.run("mypy")
 
 

@@ -141,6 +141,7 @@ def _on_benchmarks(
     """Score what is missing on each benchmark, and print what comes out of each."""
     from redaes.evaluation.benchmarks import drawn, result, score_missing
     from redaes.evaluation.predictions import Predictions
+    from redaes.evaluation.results import write_result
     from redaes.inference.listing import fingerprint, load_scorer
     from redaes.inference.terminal import with_progress
     from redaes.presets import read_mapping, resolve_config
@@ -168,6 +169,7 @@ def _on_benchmarks(
                     print(f"{benchmark.name}: {answer.id}: {answer.status}: {answer.error}", file=sys.stderr)
         answers = kept.answers(benchmark.name, mark)
         results.append(result(benchmark, chosen, answers, scorer=name, fingerprint=mark))
+        write_result(folder, results[-1])
         incomplete |= bool(results[-1]["n_unreadable"] or results[-1]["n_failed"])
         if format == "json":
             print(json.dumps(results[-1], allow_nan=False), flush=True)

@@ -7,7 +7,7 @@ loading a model. The scorer that serves our checkpoints is `redaes.inference.sco
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,6 +21,29 @@ class Score:
         value: score in [0, 10], or None where the completion could not be parsed (never a made-up number).
         reasoning: the model's words before the number; empty if it gave none.
         text: the raw completion, unescaped: escape it wherever it is shown.
+        std: standard deviation over several samples, in points; None of a single one.
+    """
+
+    value: float | None
+    reasoning: str
+    text: str
+    std: float | None = None
+
+    @property
+    def status(self) -> Literal["ok", "unparsed"]:
+        """Whether a number could be read from the answer."""
+        return "unparsed" if self.value is None else "ok"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one image is better than another, as a model says.
+
+    Attributes:
+        value: in [-10, 10], above 0 where the second image (or the edited one) is better; None where the completion
+            could not be parsed.
+        reasoning: the model's words before the number; empty if it gave none (PT-O2 gives none).
+        text: the raw completion, unescaped.
         std: standard deviation over several samples, in points; None of a single one.
     """
 

@@ -1,0 +1,1 @@
+"""The web page: photographs in, scores, comparisons and advice out, on this computer."""

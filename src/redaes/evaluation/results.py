@@ -1,0 +1,61 @@
+"""Results on disk: what one scorer came to on one benchmark, kept as JSON under `FOLDER/results/`.
+
+In: documents made by `redaes.evaluation.benchmarks.result`. Out: the same documents, for tables, pages and programs.
+One file for each benchmark, split and scorer; a later evaluation takes the place of the earlier one.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from redaes.data.manifest import write_atomically
+from redaes.errors import UserError
+from redaes.evaluation.predictions import slug
+
+SCHEMA_VERSION = 1
+NAMED_BY = ("benchmark", "split", "fingerprint")
+
+
+def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
+    """Keep a result, whole or not at all.
+
+    Args:
+        folder: of the evaluation; the file goes into its folder `results`.
+        result: the document.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = Path(folder) / "results" / ("--".join(slug(str(result[key])) for key in NAMED_BY) + ".json")
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **result}, indent=1, ensure_ascii=False, allow_nan=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def read_results(folder: str | Path) -> list[dict[str, Any]]:
+    """Every result under a folder, by file name.
+
+    Raises:
+        UserError: a file there that is none of ours; the message names it.
+    """
+    return [_read(path) for path in sorted((Path(folder) / "results").glob("*.json"))]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {document['schema_version']}, not {SCHEMA_VERSION}")
+        if missing := [key for key in (*NAMED_BY, "scorer", "measures") if key not in document]:
+            raise ValueError(f"no {', '.join(missing)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no result written by `redaes evaluate`: {error}") from error
+    return document

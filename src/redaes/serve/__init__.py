@@ -1,0 +1,1 @@
+"""The HTTP endpoint: scores, comparisons and rankings for programs, batched across requests."""
