@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TableFormat = Literal["table", "markdown", "latex", "csv", "json"]
 NOTHING = "–"
+_LONGEST_NAME = 30  # characters of a terminal's line
 _FIELDS = ("paper", "ours", "low", "high", "n", "difference", "comparable", "paper_remark", "remark")
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -172,7 +173,7 @@ def _rich(table: Table, said: list[tuple[Row, list[Line]]], block: list[int]) ->
 
     styles = {"paper": "", "ours": "bold", "difference": ""}
     shown = RichTable(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("", no_wrap=True)
+    shown.add_column("", overflow="fold", max_width=_LONGEST_NAME)
     if table.measured:
         shown.add_column("", style="dim", no_wrap=True)
     for place in block:
@@ -254,7 +255,7 @@ _LATEX = {
     "*": "{*}",
     "-": "-{}",  # where another follows: two would become a dash
     "−": "$-$",
-    "–": "--",
+    "–": "{--}",
 }
 _LATEX_SPECIAL = re.compile(r"-(?=-)|[&%$#_{}\\~^<>|`\"\[*−–]")
 
@@ -315,6 +316,9 @@ def _latex_headings(table: Table, before: int) -> list[str]:
         return [titles]
     over, rules = [""] * before, []
     for group in _column_groups(table):
+        if not table.columns[group[0]].over:
+            over.append("")
+            continue
         over.append(rf"\multicolumn{{{len(group)}}}{{c}}{{{latex_text(table.columns[group[0]].over)}}}")
         rules.append(rf"\cmidrule(lr){{{before + group[0] + 1}-{before + group[-1] + 1}}}")
     return [" & ".join(over) + r" \\", "".join(rules), titles]

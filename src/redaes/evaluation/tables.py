@@ -16,6 +16,7 @@ from itertools import product
 from typing import Any, Literal, get_args
 
 from redaes.data.benchmarks import about
+from redaes.data.benchmarks.lists import KNOWN_MISSING
 from redaes.evaluation.correlations import FailureTreatment
 from redaes.evaluation.paper_tables import MEASURES, PaperTable, paper_tables
 from redaes.fusion import ConsensusFusion, Level
@@ -261,23 +262,29 @@ def _cell(result: Mapping[str, Any], measure: str, failures: FailureTreatment) -
     found = result["measures"][failures][measure]
     failed = result["n_unparsed"] + result["n_failed"]
     n = result["n_scored"] + (failed if failures == "failures_as_mean" else 0)
+    asked, size = result["n_scored"] + failed, _split_size(result)
     remarks = []
     if not _is_papers_split(result):
         expected = about()[result["benchmark"]].images
-        of = "" if expected is None else f", not the {expected:,} of the official split"
-        remarks.append(f"On {result['n_drawn']:,} images of {result['split']}{of}.")
-    elif result["n_drawn"] < result["n_found"]:
-        remarks.append(f"On {result['n_drawn']:,} of {result['n_found']:,} images.")
+        remarks.append(f"On {asked:,} images of {result['split']}, not the {expected:,} that papers report on.")
+    elif asked < size:
+        remarks.append(f"On {asked:,} of {size:,} images.")
     if failed:
-        remarks.append(f"{failed:,} of {result['n_scored'] + failed:,} answers hold no score.")
+        remarks.append(f"{failed:,} of {asked:,} answers hold no score.")
     if found["value"] is None:
         remarks.append("Undefined: the scores are constant, or there are none.")
     return Cell(ours=found["value"], low=found["low"], high=found["high"], n=n, remark=" ".join(remarks))
 
 
 def _is_papers_split(result: Mapping[str, Any]) -> bool:
-    """Whether the split is as large as the one the paper reports on; its name differs where a list was given."""
-    return about()[result["benchmark"]].images in (result["n_listed"], result["n_found"])
+    """Whether the split is as large as the one that papers report on; its name differs where a list was given."""
+    return _split_size(result) == about()[result["benchmark"]].images
+
+
+def _split_size(result: Mapping[str, Any]) -> int:
+    """Images that could be there."""
+    size: int = result["n_listed"] - result["left_out"].get(KNOWN_MISSING, 0)
+    return size
 
 
 def _extent(cells: Mapping[str, Cell]) -> tuple[int, int]:
