@@ -4,7 +4,10 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -209,3 +212,21 @@ def test_every_row_of_latex_has_its_columns_and_every_brace_its_partner(number: 
         depth += (character == "{") - (character == "}")
         assert depth >= 0
     assert depth == 0
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX is installed")
+def test_latex_compiles_whatever_names_hold(tmp_path: Path) -> None:
+    names = ["".join(BACK.values()), "[1] in brackets", "* starred", "--- – −", "plain"]
+    tables = [
+        benchmark_table([made_result("ava", name, unparsed=2) for name in names]),
+        fusion_table(),
+        beside(9, {name: {"agreement": Cell(ours=0.5, n=3)} for name in names}),
+    ]
+    packages = "\\usepackage{booktabs}\\usepackage{graphicx}"
+    body = "\n".join(as_latex(table) for table in tables)
+    text = f"\\documentclass{{article}}{packages}\\begin{{document}}{body}\\end{{document}}"
+    (tmp_path / "tables.tex").write_text(text)
+    words = ["pdflatex", "-draftmode", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout

@@ -271,7 +271,7 @@ def latex_text(text: str) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """A floating table of booktabs: two rows of headings, families in italics, footnotes below."""
+    """A floating table of booktabs, no wider than the page: headings, families in italics, footnotes below."""
     footnotes = Footnotes()
     label = [""] if table.measured else []
     columns = "l" * (1 + len(label)) + "".join("l" if column.kind == "words" else "r" for column in table.columns)
@@ -295,7 +295,7 @@ def as_latex(table: Table) -> str:
             r"\centering",
             rf"\caption{{{latex_text(_title(table))}}}",
             rf"\label{{tab:redaes-{table.number}}}",
-            r"\resizebox{\textwidth}{!}{%" if len(table.columns) > 6 else "{%",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             *_latex_headings(table, 1 + len(label)),
