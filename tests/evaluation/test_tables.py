@@ -10,6 +10,7 @@ from redaes.data.manifest import Manifest, read_records
 from redaes.engine.build import build
 from redaes.engine.config import EngineConfig
 from redaes.engine.runners import SerialRunner
+from redaes.errors import UserError
 from redaes.evaluation.tables import (
     NOT_IN_PAPER,
     Cell,
@@ -76,6 +77,19 @@ def test_scorers_that_the_paper_has_not_come_last_without_a_difference() -> None
     last = benchmark_table([made_result("ava", "pyiqa-musiq-ava")]).rows[-1]
     assert (last.name, last.family) == ("pyiqa-musiq-ava", NOT_IN_PAPER)
     assert last.cells["ava.plcc"].difference is None
+
+
+def test_a_scorer_that_is_called_like_a_row_does_not_fill_it() -> None:
+    rows = rows_of(benchmark_table([made_result("ava", "NIMA", fingerprint="mine")]))
+    assert not rows["NIMA"].cells["ava.plcc"].measured
+    assert rows["NIMA [mine]"].family == NOT_IN_PAPER
+
+
+def test_a_result_without_what_is_needed_is_refused() -> None:
+    found = made_result("ava", "gpt-5")
+    del found["n_listed"]
+    with pytest.raises(UserError, match="n_listed"):
+        benchmark_table([found])
 
 
 def test_both_treatments_of_failed_parses_can_be_asked_for() -> None:

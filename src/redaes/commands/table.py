@@ -47,24 +47,18 @@ def table(
     Raises:
         UserError: no such table, no results where they are said to be, or a file that cannot be written.
     """
-    made = _table(number, results, sweep, data, failures)
-    if not output:
-        _print(made, format)
-        return
-    from redaes.data.manifest import write_atomically
-
-    try:
-        write_atomically(Path(output), _text(made, format))
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
-
-
-def _print(made: "Table", format: TableFormat) -> None:
     from rich.console import Console
 
+    from redaes.data.manifest import write_atomically
     from redaes.evaluation.table_formats import print_terminal
 
-    if format == "table":
+    made = _table(number, results, sweep, data, failures)
+    if output:
+        try:
+            write_atomically(Path(output), _text(made, format))
+        except OSError as error:
+            raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+    elif format == "table":
         print_terminal(made, Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL))
     else:
         print(_text(made, format), end="")

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from redaes.data.benchmarks import about
 from redaes.data.benchmarks.lists import KNOWN_MISSING
+from redaes.errors import UserError
 from redaes.evaluation.correlations import FailureTreatment
 from redaes.evaluation.paper_tables import MEASURES, PaperTable, paper_tables
 from redaes.fusion import ConsensusFusion, Level
@@ -202,8 +203,14 @@ def benchmark_table(
         cells = [(mark, cells_of(found, paper.benchmarks, failures)) for mark, found in sorted(marks.items())]
         cells.sort(key=lambda pair: _extent(pair[1]), reverse=True)
         for place, (mark, found) in enumerate(cells):
-            ours[f"{scorer} [{mark}]" if place else rows.get(scorer, scorer)] = found
+            ours[_row_name(scorer, mark, rows, first=not place)] = found
     return beside(1, ours, notes=[_failures_note(failures)] if ours else [], how=how)
+
+
+def _row_name(scorer: str, mark: str, rows: Mapping[str, str], first: bool) -> str:
+    if first and scorer in rows:
+        return rows[scorer]
+    return scorer if first and scorer not in rows.values() else f"{scorer} [{mark}]"
 
 
 def cells_of(
@@ -215,7 +222,21 @@ def cells_of(
         results: of one scorer; of several on one benchmark that on the paper's split counts, else the largest.
         benchmarks: that the average is over.
         failures: what is done with answers that hold no score.
+
+    Raises:
+        UserError: a result that `redaes evaluate` has not written in this form.
     """
+    try:
+        return _cells_of(results, benchmarks, failures)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"a result of `redaes evaluate` lacks {error}; evaluate again, nothing is scored twice"
+        ) from error
+
+
+def _cells_of(
+    results: Iterable[Mapping[str, Any]], benchmarks: Sequence[str], failures: FailureTreatment
+) -> dict[str, Cell]:
     chosen: dict[str, Mapping[str, Any]] = {}
     for result in sorted(results, key=lambda r: (_is_papers_split(r), r["n_scored"])):
         chosen[result["benchmark"]] = result
