@@ -61,7 +61,7 @@ def test_the_plain_editor_does_what_is_asked_and_nothing_else(photo: Image.Image
     for category, strength in (("brighten", "strongly"), ("saturate", "slightly"), ("sharpen", "clearly")):
         edited = PlainEditor().edit(photo, instruction(category, strength), seed=1)
         assert edited.tobytes() == applied(category, photo, STRENGTHS[strength]).tobytes()
-    with pytest.raises(UserError, match="procedural cannot do 'brightn'.*brighten"):
+    with pytest.raises(UserError, match=r"procedural cannot do 'brightn'.*brighten"):
         PlainEditor().edit(photo, instruction("brighten").model_copy(update={"category": "brightn"}), seed=1)
 
 
