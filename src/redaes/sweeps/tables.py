@@ -56,7 +56,7 @@ def ablation_table(
         by_run[row["run"]].append(row)
     ours = {}
     for run, seeds in by_run.items():
-        on_benchmarks = [cells_of(_results_of(folder, seed, results), paper.benchmarks, failures) for seed in seeds]
+        on_benchmarks = [cells_of(_results_of(seed, results), paper.benchmarks, failures) for seed in seeds]
         ours[names.get(run, run)] = {HEADLINE: _within(seeds), **_over_seeds(on_benchmarks)}
     column = Column(HEADLINE, "SRCC", f"within groups, {presets[0]}")
     notes = [
@@ -73,10 +73,10 @@ def ablation_table(
     return beside(number, ours, columns=[column], notes=notes)
 
 
-def _results_of(folder: Path, row: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Results on benchmarks of one row's model, which `redaes evaluate` was given by its folder."""
+def _results_of(row: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Results on benchmarks of one row's model, told by the name of its step, which is a hash of what was done."""
     model = row.get("model")
-    return [r for r in results if model and Path(r["scorer"]).resolve() == (folder / model).resolve()]
+    return [r for r in results if model and Path(r["scorer"]).as_posix().endswith(model)]
 
 
 def _within(seeds: Sequence[Mapping[str, Any]]) -> Cell:
