@@ -95,6 +95,17 @@ def combined(samples: Sequence[A]) -> A:
     return replace(answered[0], value=statistics.fmean(values), std=std)
 
 
+def ranked(scores: Sequence[Score]) -> list[Ranked]:
+    """Scores best first, equal ones as they came, those without a value last.
+
+    Example:
+        >>> [place.index for place in ranked([Score(None, "", ""), Score(4.0, "", ""), Score(6.0, "", "")])]
+        [2, 1, 0]
+    """
+    places = [Ranked(index, score) for index, score in enumerate(scores)]
+    return sorted(places, key=lambda p: (p.score.value is None, -(p.score.value or 0.0)))
+
+
 @runtime_checkable
 class ScorerProtocol(Protocol):
     """The contract of the entry-point group `redaes.scorers`.

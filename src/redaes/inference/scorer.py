@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from redaes.errors import UserError
-from redaes.inference import Difference, Ranked, Score, combined
+from redaes.inference import Difference, Ranked, Score, combined, ranked
 from redaes.inference.images import ImageLike, Images, listed, opened
 from redaes.inference.listing import fingerprint
 from redaes.models.vlm import Backbone, open_model
@@ -153,8 +153,7 @@ class Scorer:
         Raises:
             ImageError: as of `score`.
         """
-        ranked = [Ranked(index, score) for index, score in enumerate(self.score(images))]
-        return sorted(ranked, key=lambda r: (r.score.value is None, -(r.score.value or 0.0)))
+        return ranked(self.score(images))
 
     def compare(self, first: ImageLike, second: ImageLike) -> Difference:
         """By how much the second image is better than the first; see `compare_pairs`."""
