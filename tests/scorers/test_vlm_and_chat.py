@@ -9,9 +9,9 @@ from benchmarks.vendors.state import Vendors
 from PIL import Image
 
 from redaes.errors import UserError
-from redaes.inference import Score, ScorerProtocol
+from redaes.inference import Score, ScorerProtocol, combined
 from redaes.registry import create
-from redaes.scorers.questions import Question, combined
+from redaes.scorers.questions import Question
 
 # NIMA opens what a training wrote, and pyiqa is a package of its own: their tests read their configurations.
 CONFIGS = sorted(

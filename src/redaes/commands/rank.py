@@ -44,7 +44,9 @@ def rank(
             raise UserError(f"--{name} is {value}; it must be at least 1")
     files = list_images([folder])
     if html is not None:
-        _refuse_unwritable(Path(html))
+        from redaes.evaluation.html import refuse_unwritable
+
+        refuse_unwritable(Path(html))
     batches = score_with_progress(files, model, scorer=scorer, batch_size=batch_size, device=device)
     rows = [row for batch in batches for row in batch]
     failed = report_errors(rows)
@@ -84,9 +86,3 @@ def _write_page(page: Path, folder: str, best: Sequence[Row], rows: Sequence[Row
         ),
     )
     print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
-
-
-def _refuse_unwritable(page: Path) -> None:
-    if page.is_dir() or not page.parent.is_dir():
-        reason = "is a folder" if page.is_dir() else f"the folder {page.parent} does not exist"
-        raise UserError(f"cannot write --html {page}: {reason}")

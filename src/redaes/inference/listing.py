@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from redaes.data.images import VIEW_SIDE, ImageError, open_image
-from redaes.data.manifest import write_atomically
 from redaes.errors import UserError
 from redaes.inference import ScorerProtocol
 
@@ -57,7 +56,7 @@ def score_files(
 
     Args:
         files: image files, readable or not.
-        scorer: sees each readable image at most `VIEW_SIDE` pixels wide and high.
+        scorer: sees each readable image at most `VIEW_SIDE` pixels wide and high, or as its `view_side` says.
         model: fingerprint to write into the rows.
         batch_size: files per batch.
 
@@ -65,12 +64,13 @@ def score_files(
         The rows of one batch, in the order of `files`.
     """
     batches = [files[at : at + batch_size] for at in range(0, len(files), batch_size)]
+    side = getattr(scorer, "view_side", VIEW_SIDE)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        upcoming = [pool.submit(_open_or_error, path) for path in batches[0]] if batches else []
+        upcoming = [pool.submit(_open_or_error, path, side) for path in batches[0]] if batches else []
         for index, batch in enumerate(batches):
             opened = [future.result() for future in upcoming]
             following = batches[index + 1] if index + 1 < len(batches) else []
-            upcoming = [pool.submit(_open_or_error, path) for path in following]
+            upcoming = [pool.submit(_open_or_error, path, side) for path in following]
             yield _score_batch(batch, opened, scorer, model)
 
 
@@ -187,6 +187,8 @@ class RowWriter(AbstractContextManager["RowWriter"]):
                 _pyarrow_parquet()
                 self._write_parquet()
             else:
+                from redaes.data.manifest import write_atomically  # pydantic with it, which a scorer can do without
+
                 write_atomically(path, header(file_format) + "".join(to_line(row, file_format) for row in kept))
                 self._file = path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
@@ -218,9 +220,9 @@ class RowWriter(AbstractContextManager["RowWriter"]):
         temporary.replace(self.path)
 
 
-def _open_or_error(path: Path) -> "Image | ImageError":
+def _open_or_error(path: Path, side: int) -> "Image | ImageError":
     try:
-        return open_image(path, max_side=VIEW_SIDE)
+        return open_image(path, max_side=side)
     except ImageError as error:
         return error
 
