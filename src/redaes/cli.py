@@ -56,6 +56,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "redaes.commands.evaluate:evaluate", "agreement with people on benchmarks, or with the judges, with intervals"
     ),
+    "table": Command("redaes.commands.table:table", "a table of the paper with ours beside it: redaes table 1"),
     "report": Command("redaes.commands.report:report", "the results of a run as a page, a table and JSON"),
     "export": Command("redaes.commands.export:export", "a plain Hugging Face directory from a checkpoint"),
     "plugins list": Command("redaes.commands.plugins:list_", "what is installed, without importing it"),
