@@ -54,7 +54,7 @@ def answers(
     Args:
         benchmark: name of the set that they are of.
         items: to score.
-        scorer: sees each image alone.
+        scorer: sees each image alone; its `view_side`, if it has one, says how large images are opened.
         fingerprint: of the scorer.
         batch_size: images that it works on at once.
 
@@ -66,7 +66,8 @@ def answers(
             were handed on.
     """
     asking, batches = _Asking(scorer, batch_size), 1
-    with closing(read_ahead(items, max(HELD, batch_size))) as reader:
+    side = getattr(scorer, "view_side", VIEW_SIDE)
+    with closing(read_ahead(items, max(HELD, batch_size), side)) as reader:
         while read := list(islice(reader, batches * batch_size)):
             began = time.monotonic()
             said = iter(asking.outcomes([r.image for r in read if not isinstance(r.image, ImageError)]))
@@ -88,29 +89,30 @@ def answers(
             batches = asking.next_batches(batches, seconds)
 
 
-def read_ahead(items: Sequence[Item], ahead: int = HELD) -> Generator[Read, None, None]:
+def read_ahead(items: Sequence[Item], ahead: int = HELD, side: int = VIEW_SIDE) -> Generator[Read, None, None]:
     """Open images in threads, in order, some of them before they are asked for.
 
     Args:
         items: whose files are opened.
         ahead: images opened beforehand, at most.
+        side: pixels that the longer side of an image has at most.
     """
     remaining = iter(items)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="read") as pool:
         try:
-            flight: deque[Future[Read]] = deque(pool.submit(_read, item) for item in islice(remaining, ahead))
+            flight: deque[Future[Read]] = deque(pool.submit(_read, item, side) for item in islice(remaining, ahead))
             while flight:
                 read = flight.popleft().result()
-                flight.extend(pool.submit(_read, item) for item in islice(remaining, 1))
+                flight.extend(pool.submit(_read, item, side) for item in islice(remaining, 1))
                 yield read
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _read(item: Item) -> Read:
+def _read(item: Item, side: int) -> Read:
     size = file_size(item.path)
     try:
-        return Read(item, open_image(item.path, max_side=VIEW_SIDE), size)
+        return Read(item, open_image(item.path, max_side=side), size)
     except ImageError as error:
         return Read(item, error, size)
 
