@@ -89,25 +89,27 @@ def evaluate(
         settings = Settings(images, samples, batch_size, device, on, shard_of(shard) if shard else (1, 1))
         asked = _asked(benchmark or [], scorer or [], model or [], config, root or [], all)
         return _on_benchmarks(*asked, root or [], Path(predictions), settings, format)
-    if len(model or []) > 1 or len(scorer or []) > 1 or devices or shard:
-        raise UserError("--data takes one --model and one --scorer, and neither --devices nor --shard")
-    (plugin,), (path,) = scorer or ["redaes"], model or ["nano"]
-    return _on_groups(data, output, path, split, images, samples, batch_size or 16, device, plugin)
+    from redaes.evaluation.rivals import scorers_named
+
+    rivals = scorers_named(scorer or [], model or [])
+    if len(rivals) > 1 or devices or shard:
+        raise UserError(
+            "--data takes one --model or --scorer, and neither --devices nor --shard; see --benchmark groups"
+        )
+    return _on_groups(data, output, rivals[0], split, images, samples, batch_size or 16, device)
 
 
 def _on_groups(
     data: str,
     output: str,
-    model: str,
+    rival: "Rival",
     split: Split,
     images: int | None,
     samples: int | None,
     batch_size: int,
     device: str | None,
-    scorer: str,
 ) -> int:
     """Measure on the groups of a dataset and write one JSON file."""
-    from redaes.evaluation.rivals import scorers_named
     from redaes.evaluation.runner import choose_groups, evaluation_document, predict, write_evaluation
     from redaes.inference.terminal import with_progress
 
@@ -118,7 +120,6 @@ def _on_groups(
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     total = sum(len(group.members) for group in groups)
-    (rival,) = scorers_named([scorer], [model])
     loaded = rival.make(batch_size=batch_size, device=device, samples=samples)
     start = time.monotonic()
     batches = with_progress(predict(dataset, groups, loaded.scorer, batch_size), total)
@@ -213,7 +214,8 @@ def _loaded(wanted: "Sequence[Wanted]", roots: Sequence[str]) -> "tuple[list[Ben
             if len(wanted) > 1:
                 _say(f"{each.name}: {error}")
     if not loaded:
-        raise first if first and len(wanted) == 1 else UserError("none of the benchmarks is there")
+        none = f"none of {', '.join(each.name for each in wanted)} is there" if wanted else "no benchmark is named"
+        raise first if first and len(wanted) == 1 else UserError(f"{none}; `redaes evaluate --list` names them all")
     return loaded, faults
 
 

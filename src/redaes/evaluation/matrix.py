@@ -104,12 +104,15 @@ def _evaluate(
     chosen, mark = drawn(benchmark.items, settings.images), scorer.fingerprint
     mine: list[Item] = sharded(chosen, *settings.shard, scorer.batch_size)
     missing = predictions.missing(benchmark.name, mark, mine)
-    if len(missing) < len(mine):
-        say(f"{benchmark.name}: {len(mine) - len(missing)} images are scored already")
-    for batch in progress(keep(scorer.answers(benchmark.name, missing), predictions), len(missing)):
-        for answer in batch:
-            if answer.status in ("unreadable", "failed"):
-                say(f"{benchmark.name}: {answer.id}: {answer.status}: {answer.error}")
+    done = len(mine) - len(missing)
+    say(f"{name} on {benchmark.name}: {len(missing)} images to score, {done} images are scored already")
+    try:
+        for batch in progress(keep(scorer.answers(benchmark.name, missing), predictions), len(missing)):
+            for answer in batch:
+                if answer.status in ("unreadable", "failed"):
+                    say(f"{benchmark.name}: {answer.id}: {answer.status}: {answer.error}")
+    except UserError as error:  # such as a full disk: processes are in the middle of their work
+        raise ScorerGivenUp(str(error)) from error
     answers = predictions.answers(benchmark.name, mark)
     awaited = sum(item.id not in answers for item in chosen)
     if awaited:

@@ -60,8 +60,13 @@ class Rival:
         draws = "samples" in inspect.signature(load_plugin("scorers", name)).parameters
         if draws and samples is not None:
             settings["samples"] = samples
-        scorer: ScorerProtocol = create("scorers", {"class_path": name, "init_args": settings})
-        mark = self._fingerprint(name, settings, scorer)
+        try:
+            scorer: ScorerProtocol = create("scorers", {"class_path": name, "init_args": settings})
+            mark = self._fingerprint(name, settings, scorer)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a scorer of another package raises
+            raise UserError(f"it cannot be opened: {type(error).__name__}: {error}") from error
         if samples is not None and samples > 1 and not draws:
             if getattr(scorer, "deterministic", True):
                 raise UserError(f"{self.name} answers the same each time; samples {samples} need a scorer that draws")
