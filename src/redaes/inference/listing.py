@@ -173,7 +173,7 @@ def fingerprint(model: str, scorer: str = "redaes") -> str:
     if scorer != "redaes":
         return f"{scorer}:{model}"
     folder = Path(checkpoint_path(model))
-    return f"{folder.resolve().name}@{_hash_folder(folder)}" if folder.is_dir() else model
+    return f"{folder.resolve().name}@{hash_folder(folder)}" if folder.is_dir() else model
 
 
 def read_rows(path: Path, file_format: FileFormat) -> list[Row]:
@@ -309,7 +309,7 @@ def _score_batch(
     return rows
 
 
-def _hash_folder(folder: Path) -> str:
+def hash_folder(folder: Path) -> str:
     """Of names, sizes and contents; of large files (weights) only the first and the last MiB, to stay quick."""
     import hashlib
 

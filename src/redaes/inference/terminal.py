@@ -86,11 +86,22 @@ def with_progress(batches: Iterable[B], total: int | None, verb: str = "scored")
 
 
 def _bar(batches: Iterable[B], total: int | None, verb: str) -> Iterator[B]:
+    from rich import progress as parts
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    class Rate(parts.ProgressColumn):
+        def render(self, task: parts.Task) -> Text:
+            return Text(f"{task.speed:.3g} a second" if task.speed else "")
+
+    columns = (
+        parts.TextColumn(verb),
+        parts.BarColumn(),
+        parts.MofNCompleteColumn(),
+        Rate(),
+        parts.TimeRemainingColumn(),
+    )
+    with parts.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(verb, total=total)
         for batch in batches:
             progress.advance(task, len(batch))
