@@ -19,10 +19,10 @@ from typing import Any
 
 from redaes.data.benchmarks import Benchmark, about
 from redaes.errors import UserError
-from redaes.inference import Score, ScorerProtocol
+from redaes.inference import Score, ScorerProtocol, combined
 from redaes.presets import read_mapping, resolve_config
 from redaes.registry import PluginSpec, create, identity_of, load_plugin, split_spec
-from redaes.scorers.questions import combined, digest
+from redaes.scorers.questions import digest
 
 TABLE_1 = "benchmarks/table1.yaml"
 BATCH_SIZE = 16
@@ -77,13 +77,11 @@ class Rival:
 
     def _fingerprint(self, plugin: str, settings: Mapping[str, Any], scorer: ScorerProtocol) -> str:
         """The scorer's own, or a digest of class, settings, version of its package and, of a folder, its weights."""
-        from redaes.inference.listing import fingerprint, hash_folder
+        from redaes.inference.listing import hash_folder
 
         own = getattr(scorer, "fingerprint", "")
         if own:
             return str(own)
-        if plugin == "redaes":
-            return fingerprint(str(settings.get("model", "nano")))
         asked = {key: value for key, value in settings.items() if key not in ("batch_size", "device")}
         identity = identity_of("scorers", {"class_path": plugin, "init_args": asked}, scorer)
         model = asked.get("model")
