@@ -12,12 +12,8 @@ from redaes.errors import UserError
 from redaes.records import Split
 
 if TYPE_CHECKING:
-    from redaes.data.benchmarks import Benchmark
     from redaes.evaluation.matrix import Settings
     from redaes.evaluation.rivals import Rival, Wanted
-
-FIRST = 5
-"""Names that are shown of what was left out of a benchmark."""
 
 
 def evaluate(
@@ -76,6 +72,8 @@ def evaluate(
     Raises:
         UserError: no such dataset or benchmark, no groups in the split, a model that cannot be loaded.
     """
+    from redaes.evaluation.rivals import asked_for, scorers_named
+
     for name, value in (("images", images), ("samples", samples), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; it must be at least 1")
@@ -87,10 +85,8 @@ def evaluate(
 
         on = tuple(device_names(devices)) if devices else ()
         settings = Settings(images, samples, batch_size, device, on, shard_of(shard) if shard else (1, 1))
-        asked = _asked(benchmark or [], scorer or [], model or [], config, root or [], all)
+        asked = asked_for(benchmark or [], scorer or [], model or [], config, root or [], everything=all)
         return _on_benchmarks(*asked, root or [], Path(predictions), settings, format)
-    from redaes.evaluation.rivals import scorers_named
-
     rivals = scorers_named(scorer or [], model or [])
     if len(rivals) > 1 or devices or shard:
         raise UserError(
@@ -141,29 +137,6 @@ def _summary(metrics: "dict[str, dict[str, dict[str, float | None]]]") -> str:
     )
 
 
-def _asked(
-    names: Sequence[str],
-    scorers: Sequence[str],
-    models: Sequence[str],
-    config: str | None,
-    roots: Sequence[str],
-    all: bool,
-) -> "tuple[Sequence[Wanted], Sequence[Rival]]":
-    """Benchmarks and scorers of the options and of the file."""
-    from redaes.evaluation.rivals import TABLE_1, benchmarks_named, official, read_plan, scorers_named
-
-    in_file, rivals = read_plan(config) if config else ([], [])
-    benchmarks = [*benchmarks_named(names), *in_file]
-    if all and not roots:
-        raise UserError("--all looks for benchmarks under --root; give the folder that holds the downloads")
-    if all:
-        named = {wanted.name for wanted in benchmarks}
-        benchmarks += [wanted for wanted in official() if wanted.name not in named]
-    if scorers or models or not (rivals or all):
-        rivals = [*rivals, *scorers_named(scorers, models)]
-    return benchmarks, rivals or read_plan(TABLE_1)[1]
-
-
 def _on_benchmarks(
     wanted: "Sequence[Wanted]",
     rivals: "Sequence[Rival]",
@@ -175,9 +148,10 @@ def _on_benchmarks(
     """Score what is missing of each scorer on each benchmark, and print what comes out."""
     from redaes.evaluation.matrix import evaluate_all
     from redaes.evaluation.predictions import Predictions
+    from redaes.evaluation.rivals import load_all
     from redaes.inference.terminal import with_progress
 
-    benchmarks, faults = _loaded(wanted, roots)
+    benchmarks, faults = load_all(wanted, roots, _say)
     alone, results = len(wanted) * len(rivals) == 1, []
     for found in evaluate_all(benchmarks, rivals, Predictions(folder), settings, _say, with_progress):
         if isinstance(found, UserError):
@@ -196,40 +170,10 @@ def _on_benchmarks(
     return int(faults > 0)
 
 
-def _loaded(wanted: "Sequence[Wanted]", roots: Sequence[str]) -> "tuple[list[Benchmark], int]":
-    """The benchmarks that are there, and how many that somebody named are not.
-
-    Raises:
-        UserError: none is there.
-    """
-    loaded: list[Benchmark] = []
-    faults, first = 0, None
-    for each in wanted:
-        try:
-            loaded.append(each.load(roots))
-            _say_what_is_left_out(loaded[-1])
-        except UserError as error:
-            first = first or error
-            faults += each.expected
-            if len(wanted) > 1:
-                _say(f"{each.name}: {error}")
-    if not loaded:
-        none = f"none of {', '.join(each.name for each in wanted)} is there" if wanted else "no benchmark is named"
-        raise first if first and len(wanted) == 1 else UserError(f"{none}; `redaes evaluate --list` names them all")
-    return loaded, faults
-
-
 def _say(line: str) -> None:
     from redaes.inference.listing import printable
 
     print(printable(line), file=sys.stderr)
-
-
-def _say_what_is_left_out(benchmark: "Benchmark") -> None:
-    """Every reason with the first names; all of them are in the results' files."""
-    for reason, ids in benchmark.left_out.items():
-        more = ", ..." if len(ids) > FIRST else ""
-        _say(f"{benchmark.name}: {len(ids):,} {reason}: {', '.join(ids[:FIRST])}{more}")
 
 
 def _list(roots: Sequence[str], format: Literal["table", "json"]) -> int:
@@ -266,6 +210,7 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
     """A line for each benchmark: both correlations with their intervals, and what they rest on."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     counted = ("scored", "drawn", "listed", "missing", "unreadable", "failed", "unparsed")
     table = Table("benchmark", "scorer", "PLCC", "SRCC")
@@ -276,7 +221,8 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
         broken = (row["n_unreadable"], row["n_failed"], row["n_unparsed"])
         counts = (row["n_scored"], row["n_drawn"], row["n_listed"], missing, *broken)
         cells = [_estimate(row[name]) for name in ("plcc", "srcc")]
-        table.add_row(f"{row['benchmark']}\n{row['split']}", row["scorer"], *cells, *(f"{count:,}" for count in counts))
+        names = (Text(f"{row['benchmark']}\n{row['split']}"), Text(row["scorer"]))
+        table.add_row(*names, *cells, *(f"{count:,}" for count in counts))
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     for line in dict.fromkeys(f"{row['benchmark']}: {note}" for row in results for note in row["notes"]):

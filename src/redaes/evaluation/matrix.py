@@ -76,12 +76,18 @@ def evaluate_all(
                     except ScorerGivenUp:
                         raise
                     except UserError as error:
-                        yield UserError(f"{rival.name} on {benchmark.name}: {error}")
+                        yield _fault(f"{rival.name} on {benchmark.name}", error)
                     else:
                         if found:
                             yield found
         except UserError as error:
-            yield UserError(f"{rival.name}: {error}")
+            yield _fault(rival.name, error)
+
+
+def _fault(where: str, error: UserError) -> UserError:
+    fault = UserError(f"{where}: {error}")
+    fault.__cause__ = error
+    return fault
 
 
 def _opened(rival: Rival, settings: Settings) -> InThisProcess | OnDevices:
