@@ -10,7 +10,7 @@ METHOD section 4; the within-group measures are what the ranking reward of stage
 - The bootstrap resamples whole groups where there are groups [O]: members of one group are edits of one source and
   no independent draws. Groups cut from one photograph are still treated as independent.
 
-The computations are in `redaes.evaluation.weighting`.
+The computations are in `redaes.agreement.weighting`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from redaes.evaluation.kendall import Floats
-from redaes.evaluation.weighting import (
+from redaes.agreement.kendall import Floats
+from redaes.agreement.weighting import (
     STATISTICS,
     Statistic,
     Weighted,

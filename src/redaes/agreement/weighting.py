@@ -5,12 +5,15 @@ resamples are one matrix product, and the plain value is the case of unit weight
 such as ranks and ties, is found once, when a statistic is made for a sample.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from redaes.evaluation.kendall import Floats, Ranks, pair_balance
+from redaes.agreement.kendall import Floats, Ranks, pair_balance
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 Weighted: TypeAlias = Callable[[Floats], Floats]
 """weights (B, n), counts of every image in every resample -> (B,)"""
@@ -82,7 +85,7 @@ def all_pairs_accuracy(x: Floats, y: Floats) -> Weighted:
     return lambda weights: (1 + ratio(balance(weights), ties_y.untied_pairs(weights))) / 2
 
 
-def within_srcc_statistic(groups: Sequence[str]) -> Statistic:
+def within_srcc_statistic(groups: "ArrayLike") -> Statistic:
     """`srcc_within` as a statistic for `estimate`; resampling must draw whole groups."""
     members = _members(groups)
 
@@ -95,7 +98,7 @@ def within_srcc_statistic(groups: Sequence[str]) -> Statistic:
     return made
 
 
-def pairwise_statistic(groups: Sequence[str]) -> Statistic:
+def pairwise_statistic(groups: "ArrayLike") -> Statistic:
     """`pairwise_accuracy` inside groups as a statistic for `estimate`; resampling must draw whole groups."""
     members = _members(groups)
     first = [m[0] for m in members]
@@ -181,7 +184,7 @@ def _pairs_right(x: Floats, y: Floats) -> tuple[float, float]:
     return float(((agreement + 1) / 2).sum()), float(agreement.size)
 
 
-def _members(groups: Sequence[str]) -> list[Ranks]:
+def _members(groups: "ArrayLike") -> list[Ranks]:
     """The images of each group, in order."""
     labels, of_image = np.unique(np.asarray(groups), return_inverse=True)
     order = np.argsort(of_image, kind="stable")
