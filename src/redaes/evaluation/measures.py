@@ -5,7 +5,6 @@ In: predictions and truths `(n,)`, optionally groups. Out: numbers as JSON. Choi
 - MAE is measured after the least-squares line from predictions to truths: scorers have other scales than annotators.
 - The logistic PLCC (VQEG 2003) is a measure of its own and never stands for the plain one. Its curve is fitted once, to
   the whole sample, and kept for the resamples; its interval is therefore slightly too narrow.
-- Above 3,000 images KRCC and the accuracy over all pairs have intervals of 100 resamples: each of them costs a sort.
 """
 
 import warnings
@@ -19,8 +18,11 @@ from redaes.evaluation.correlations import (
     FailureTreatment,
     Floats,
     Statistic,
+    Weighted,
+    all_pairs_accuracy,
     estimate,
     pairwise_statistic,
+    ratio,
     treat_failures,
     within_srcc_statistic,
 )
@@ -28,40 +30,24 @@ from redaes.evaluation.correlations import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-MANY_IMAGES = 3000
-PAIR_RESAMPLES = 100
 
-
-def mae_after_fit(x: Floats, y: Floats, weights: Floats) -> Floats:
+def mae_after_fit(x: Floats, y: Floats) -> Weighted:
     """Mean absolute error in the truth's unit, after the best line from predictions to truths; a statistic.
 
     Args:
         x: (n,) predictions; constant ones are fitted by the mean of the truths.
         y: (n,) truths.
-        weights: (B, n) counts of every image in every resample.
-
-    Returns:
-        (B,); NaN for an empty sample.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
+
+    def statistic(weights: Floats) -> Floats:
         total = weights.sum(axis=1)
-        mean_x, mean_y = weights @ x / total, weights @ y / total
-        dx, dy = x - mean_x[:, None], y - mean_y[:, None]
+        dx, dy = (values - ratio(weights @ values, total)[:, None] for values in (x, y))
         weighted = weights * dx
         square = np.einsum("bn,bn->b", weighted, dx)
-        slope = np.where(square > 0, np.einsum("bn,bn->b", weighted, dy) / square, 0.0)
-        return np.asarray(np.einsum("bn,bn->b", weights, np.abs(dy - slope[:, None] * dx)) / total)
+        slope = np.where(square > 0, ratio(np.einsum("bn,bn->b", weighted, dy), square), 0.0)
+        return ratio(np.einsum("bn,bn->b", weights, np.abs(dy - slope[:, None] * dx)), total)
 
-
-def all_pairs_accuracy(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """`pairwise_accuracy` over all pairs in O(n log n), from tau-b: (1 + tau sqrt(Px / Py)) / 2; a statistic.
-
-    Px and Py are the numbers of pairs that differ in prediction and in truth. Arguments as for `mae_after_fit`.
-    """
-    differing_x, differing_y = _differing_pairs(x, weights), _differing_pairs(y, weights)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        right = (1 + STATISTICS["krcc"](x, y, weights) * np.sqrt(differing_x / differing_y)) / 2
-    return np.asarray(np.where(differing_y == 0, np.nan, np.where(differing_x == 0, 0.5, right)))
+    return statistic
 
 
 def fit_logistic(prediction: "ArrayLike", truth: "ArrayLike") -> tuple[Floats | None, str]:
@@ -149,10 +135,8 @@ def _measure(
     if groups is not None:
         statistics |= {"srcc_within": within_srcc_statistic(groups), "pairwise_accuracy": pairwise_statistic(groups)}
     clusters = groups or None
-    fewer = min(resamples, PAIR_RESAMPLES) if x.size > MANY_IMAGES else resamples
-    draws = {"krcc": fewer, "pairwise_accuracy": fewer}
     measured: dict[str, dict[str, Any]] = {
-        name: dict(estimate(statistic, x, y, clusters, resamples=draws.get(name, resamples), seed=seed).as_json())
+        name: dict(estimate(statistic, x, y, clusters, resamples=resamples, seed=seed).as_json())
         for name, statistic in statistics.items()
     }
     if logistic:
@@ -161,12 +145,3 @@ def _measure(
         plain = estimate(STATISTICS["plcc"], values, y, clusters, resamples=resamples, seed=seed)
         measured["plcc_logistic"] = {**plain.as_json(), **({"reason": reason} if reason else {})}
     return measured
-
-
-def _differing_pairs(values: Floats, weights: Floats) -> Floats:
-    """(B,) pairs of different value in samples in which image i occurs weights[b, i] times."""
-    _, position = np.unique(values, return_inverse=True)
-    order = np.argsort(position, kind="stable")
-    starts = np.flatnonzero(np.diff(position[order], prepend=-1))
-    tied = np.add.reduceat(weights[:, order], starts, axis=1) if values.size else np.zeros((len(weights), 0))
-    return np.asarray((weights.sum(axis=1) ** 2 - (tied**2).sum(axis=1)) / 2)
