@@ -5,15 +5,20 @@ In: `Upload`s and a scorer. Out: rows, a comparison, advice, with small pictures
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from redaes.app.uploads import Photograph, Refused, Upload, opened, within_limit
 from redaes.evaluation.html import thumbnail
-from redaes.inference import ComparerProtocol, Difference, ScorerProtocol
+from redaes.editors.procedural import PlainEditor
+from redaes.inference import ComparerProtocol, Difference, EditPredictorProtocol, ScorerProtocol
+from redaes.inference.advice import Advice, advise, propose_all
 from redaes.inference.listing import NO_SCORE, Row, header, to_line
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 BATCH = 16
-COMPARED_SIDE = 640
-"""The longer side of the pictures beside a comparison, in pixels."""
+ADVICE_SHOWN = 8
 
 WORDS = ((0.25, "about as good as"), (1.0, "slightly better than"), (3.0, "better than"), (5.0, "clearly better than"))
 FAR = "far better than"
@@ -75,12 +80,10 @@ class Comparison:
 
     Attributes:
         names: of the first and the second file.
-        pictures: of them, as `data:` addresses.
         difference: how much better the second is.
     """
 
     names: tuple[str, str]
-    pictures: tuple[str, str]
     difference: Difference
 
     @property
@@ -96,9 +99,7 @@ def compare_uploads(first: Upload, second: Upload, scorer: ComparerProtocol) -> 
     if refused:
         return refused
     a, b = (file for file in files if isinstance(file, Photograph))
-    difference = scorer.compare(a.image, b.image)
-    pictures = (thumbnail(a.image, COMPARED_SIDE), thumbnail(b.image, COMPARED_SIDE))
-    return Comparison((a.name, b.name), pictures, difference)
+    return Comparison((a.name, b.name), scorer.compare(a.image, b.image))
 
 
 def difference_words(value: float | None) -> str:
@@ -118,3 +119,45 @@ def difference_words(value: float | None) -> str:
     better, other = ("second", "first") if value >= 0 else ("first", "second")
     words = next((words for below, words in WORDS if abs(value) < below), FAR)
     return f"The {better} photograph is {words} the {other}."
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Edits that could be made of a photograph.
+
+    Attributes:
+        photograph: that was uploaded.
+        advice: what the model expects of each edit, best first.
+    """
+
+    photograph: Photograph
+    advice: Sequence[Advice]
+
+
+def advise_on(upload: Upload, scorer: EditPredictorProtocol) -> Proposals | Refused:
+    """What would help a photograph most, or why the file is none."""
+    photograph = opened(upload)
+    if isinstance(photograph, Refused):
+        return photograph
+    return Proposals(photograph, advise(photograph.image, scorer, propose_all(photograph.image, 0))[:ADVICE_SHOWN])
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An edit that was made after all.
+
+    Attributes:
+        advice: that was followed.
+        edited: what came out.
+        seen: how much better the model finds it, seeing both photographs.
+    """
+
+    advice: Advice
+    edited: "Image"
+    seen: Difference
+
+
+def try_out(photograph: Photograph, advice: Advice, scorer: ComparerProtocol) -> Tried:
+    """Make an edit, and ask the model what it thinks of it now that it sees it."""
+    edited = PlainEditor().edit(photograph.image, advice.instruction, 0)
+    return Tried(advice, edited, scorer.compare(photograph.image, edited))

@@ -7,17 +7,14 @@ In: what the plain functions of this package return. Out: HTML that goes into th
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redaes.app.browsing import Leaf
-from redaes.app.judging import Comparison, Scored
+from redaes.app.judging import Comparison, Proposals, Scored, Tried
 from redaes.app.uploads import Refused
 from redaes.evaluation.html import render, thumbnail
 from redaes.evaluation.report import curve_charts, interval_chart
 from redaes.evaluation.run_folder import Run
-
-if TYPE_CHECKING:
-    from redaes.inference.advice import Advice
 
 PACKAGE = "redaes.app"
 COMPLETIONS_SHOWN = 60
@@ -53,9 +50,15 @@ def refusals(refused: Sequence[Refused]) -> str:
     return render("refusals.html", package=PACKAGE, refused=refused)
 
 
-def proposals(advice: "Sequence[Advice]") -> str:
+def proposals(found: Proposals) -> str:
     """Edits by what the model expects of them."""
-    return render("proposals.html", package=PACKAGE, advice=advice)
+    most = max((abs(one.predicted.value or 0.0) for one in found.advice), default=0.0) or 1.0
+    return render("proposals.html", package=PACKAGE, advice=found.advice, most=most)
+
+
+def tried(found: Tried) -> str:
+    """What the model expected of an edit, and what it says now that it sees it."""
+    return render("tried.html", package=PACKAGE, found=found)
 
 
 def cards(leaf: Leaf, threshold: float) -> str:
@@ -83,6 +86,16 @@ def completions(run: Run, step: int | None) -> str:
 
 def _picture(run: Run, row: Mapping[str, Any]) -> str:
     return "" if run.dataset is None else thumbnail(run.dataset.path(row["image"]), 160)
+
+
+def intro(model: str) -> str:
+    """What the page is."""
+    return render("intro.html", package=PACKAGE, model=model)
+
+
+def where(leaf: Leaf) -> str:
+    """Which page of how many."""
+    return render("where.html", package=PACKAGE, leaf=leaf)
 
 
 def missing(words: str) -> str:
