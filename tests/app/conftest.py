@@ -26,7 +26,11 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Photographs as cameras make them, one with a name that would like to be more than a name."""
     folder = tmp_path_factory.mktemp("good")
     photos = SkimagePhotos()
-    names = {"coffee": "coffee.jpg", "rocket": "rocket.png", "chelsea": "${1+1} {{value}} <img src=x onerror=alert(1)>.webp"}
+    names = {
+        "coffee": "coffee.jpg",
+        "rocket": "rocket.png",
+        "chelsea": "${1+1} {{value}} <img src=x onerror=alert(1)>.webp",
+    }
     for name, file in names.items():
         photos.open(name).save(folder / file)
     return [folder / file for file in names.values()]

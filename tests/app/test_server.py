@@ -79,7 +79,9 @@ def test_an_upload_is_served_and_no_file_outside_the_uploads_is(served: Served, 
         str(run / "data" / "manifest.json"), str(next((run / "data" / "images").iterdir())),
         f"file://{secret}", "http://127.0.0.1:1/x", "https://example.com/x.png", f"{secret}%00.png", f"~/{secret.name}",
     ]  # fmt: skip
-    forms = {form for path in outside for form in (quote(path), quote(path, safe=""), quote(quote(path, safe=""), safe=""))}
+    forms = {
+        form for path in outside for form in (quote(path), quote(path, safe=""), quote(quote(path, safe=""), safe=""))
+    }
     for form in forms:
         for route in ("/gradio_api/file=", "/gradio_api/file/", "/file=", "/gradio_api/proxy=", "/assets/", "/static/"):
             status, content, _ = ask(served, route + form)
@@ -88,7 +90,9 @@ def test_an_upload_is_served_and_no_file_outside_the_uploads_is(served: Served, 
             assert str(secret.parent).encode() not in content
 
 
-@pytest.mark.parametrize("name", ["../../escaped.txt", "..%2f..%2fescaped.txt", "/tmp/escaped.txt", "..", "a\\..\\..\\b.txt", ""])
+@pytest.mark.parametrize(
+    "name", ["../../escaped.txt", "..%2f..%2fescaped.txt", "/tmp/escaped.txt", "..", "a\\..\\..\\b.txt", ""]
+)
 def test_an_upload_lands_in_the_uploads_whatever_it_is_called(served: Served, name: str) -> None:
     status, answer = upload(served, name, SECRET)
     if status == 200:
@@ -109,7 +113,12 @@ def test_a_path_or_an_address_in_place_of_an_upload_is_refused(served: Served, s
     kinds = {component["id"]: component["type"] for component in config["components"]}
     takers = [d for d in config["dependencies"] if {"file", "image"} & {kinds[i] for i in d["inputs"]}]
     assert len(takers) >= 3
-    for path in (str(secret), str(run / "data" / "manifest.json"), "https://example.com/x.png", "http://127.0.0.1:1/x.png"):
+    for path in (
+        str(secret),
+        str(run / "data" / "manifest.json"),
+        "https://example.com/x.png",
+        "http://127.0.0.1:1/x.png",
+    ):
         file = {"path": path, "url": path, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
         for taker in takers:
             inputs = [[file] if kinds[i] == "file" else file for i in taker["inputs"]]

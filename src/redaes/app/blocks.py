@@ -16,10 +16,11 @@ import gradio as gr
 from redaes.app import judging, pages
 from redaes.app.browsing import KINDS, Browser, Kind, Wanted
 from redaes.app.judging import Proposals
-from redaes.app.uploads import Refused, Upload
+from redaes.app.uploads import Refused, Upload, opened
 from redaes.errors import UserError
 from redaes.evaluation.run_folder import open_run
 from redaes.evaluation.words import signed
+from redaes.inference.advice import Advice
 from redaes.inference.scorer import Scorer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -118,14 +119,12 @@ def _theme_button() -> None:
 
 
 def _score_tab(scorer: Scorer, model: str) -> None:
-    many = gr.File(
-        label="Photographs: drop them here, or choose files", file_count="multiple", height=180, elem_id="photographs"
-    )
+    many = gr.File(label="Photographs", file_count="multiple", height=180, elem_id="photographs")
     files = _taking(many, _uploads)
     with gr.Row(elem_classes="actions"):
         button = gr.Button("Score", variant="primary", scale=0, min_width=140)
         download = gr.DownloadButton("Download CSV", visible=False, scale=0, min_width=190)
-    answer = _html()
+    answer = _html(pages.hint())
 
     @spoken
     def score(uploads: Sequence[Upload], progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008
@@ -137,7 +136,7 @@ def _score_tab(scorer: Scorer, model: str) -> None:
         return pages.ranking(scored, model), gr.DownloadButton(value=str(path), visible=True)
 
     button.click(score, files, [answer, download], concurrency_id="model", **PRIVATE)
-    files.clear(lambda: ("", gr.DownloadButton(visible=False)), None, [answer, download], **PRIVATE)
+    files.clear(lambda: (pages.hint(), gr.DownloadButton(visible=False)), None, [answer, download], **PRIVATE)
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------
@@ -158,6 +157,15 @@ def _compare_tab(scorer: Scorer) -> None:
         return pages.refusals(found) if isinstance(found, list) else pages.comparison(found)
 
     button.click(compare, [first, second], answer, concurrency_id="model", **PRIVATE)
+    for one in (first, second):
+        one.upload(_look, one, [one, answer], **PRIVATE)
+
+
+@spoken
+def _look(upload: Upload) -> tuple[Any, str]:
+    """A file that is no photograph is taken out again, and why is said in place of an answer to another question."""
+    file = opened(upload)
+    return (None, pages.refusals([file])) if isinstance(file, Refused) else (gr.skip(), "")
 
 
 def _photograph(label: str) -> Any:
@@ -178,8 +186,7 @@ def _advice_tab(scorer: Scorer) -> None:
         with gr.Column():
             answer = _html(pages.missing("What would help it, and by how much, will stand here."))
     with gr.Column(visible=False) as trial:
-        choice = gr.Radio([], label="See an edit", elem_classes="choice")
-        slider = gr.ImageSlider(label="Before and after", buttons=["download"], max_height=560, elem_id="before-after")
+        choice = gr.Dropdown([], label="Make this edit and look at it", elem_id="edit")
         outcome = _html()
 
     @spoken
@@ -188,30 +195,26 @@ def _advice_tab(scorer: Scorer) -> None:
             raise UserError("Choose a photograph first.")
         proposals = judging.advise_on(upload, scorer)
         if isinstance(proposals, Refused):
-            return None, pages.refusals([proposals]), gr.Column(visible=False), gr.Radio([]), None, ""
-        labels = [(_label(index, proposals), index) for index in range(len(proposals.advice))]
-        shown = _shown(proposals, 0)
-        return proposals, pages.proposals(proposals), gr.Column(visible=True), gr.Radio(labels, value=0), *shown
+            return None, pages.refusals([proposals]), gr.Column(visible=False), gr.Dropdown([]), ""
+        labels = [(_label(one), index) for index, one in enumerate(proposals.advice)]
+        chosen = gr.Dropdown(labels, value=0)
+        return proposals, pages.proposals(proposals), gr.Column(visible=True), chosen, show(proposals, 0)
 
     @spoken
-    def show(proposals: Proposals | None, index: int | None) -> tuple[Any, str]:
+    def show(proposals: Proposals | None, index: int | None) -> str:
         if proposals is None or index is None:
             raise UserError("Ask for advice again: this photograph is no longer here.")
-        return _shown(proposals, index)
+        return pages.tried(judging.try_out(proposals.photograph, proposals.advice[index], scorer))
 
-    def _shown(proposals: Proposals, index: int) -> tuple[Any, str]:
-        tried = judging.try_out(proposals.photograph, proposals.advice[index], scorer)
-        return (proposals.photograph.image, tried.edited), pages.tried(tried)
-
-    outputs = [found, answer, trial, choice, slider, outcome]
+    photograph.upload(_look, photograph, [photograph, answer], **PRIVATE)
+    outputs = [found, answer, trial, choice, outcome]
     button.click(advise, photograph, outputs, concurrency_id="model", **PRIVATE)
-    choice.input(show, [found, choice], [slider, outcome], concurrency_id="model", **PRIVATE)
+    choice.input(show, [found, choice], outcome, concurrency_id="model", **PRIVATE)
 
 
-def _label(index: int, proposals: Proposals) -> str:
-    one = proposals.advice[index]
-    gain = "" if one.predicted.value is None else f" ({signed(one.predicted.value)})"
-    return one.instruction.text.rstrip(".") + gain
+def _label(advice: Advice) -> str:
+    gain = "" if advice.predicted.value is None else f" ({signed(advice.predicted.value)})"
+    return advice.instruction.text.rstrip(".") + gain
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

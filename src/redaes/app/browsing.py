@@ -135,7 +135,8 @@ class Browser:
                 held.groups = self._read("groups", GroupRecord, places)
             case "rejected":
                 held.rejected = self._read("edits", Edit, places)
-        ids = [r.source.id for r in (*held.pairs, *held.groups)] + [edit.source_id for edit in held.rejected]
+        ids = [pair.source.id for pair in held.pairs] + [group.source.id for group in held.groups]
+        ids += [edit.source_id for edit in held.rejected]
         scored = self._read("sources", ScoreRecord, [self._sources[i][0] for i in ids if i in self._sources])
         held.sources = {record.source.id: record for record in scored}
         if kind != "rejected":

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redaes.app.uploads import Photograph, Refused, Upload, opened, within_limit
-from redaes.evaluation.html import thumbnail
 from redaes.editors.procedural import PlainEditor
+from redaes.evaluation.html import thumbnail
 from redaes.inference import ComparerProtocol, Difference, EditPredictorProtocol, ScorerProtocol
 from redaes.inference.advice import Advice, advise, propose_all
 from redaes.inference.listing import NO_SCORE, Row, header, to_line
@@ -147,11 +147,13 @@ class Tried:
     """An edit that was made after all.
 
     Attributes:
+        photograph: before it.
         advice: that was followed.
         edited: what came out.
         seen: how much better the model finds it, seeing both photographs.
     """
 
+    photograph: Photograph
     advice: Advice
     edited: "Image"
     seen: Difference
@@ -160,4 +162,4 @@ class Tried:
 def try_out(photograph: Photograph, advice: Advice, scorer: ComparerProtocol) -> Tried:
     """Make an edit, and ask the model what it thinks of it now that it sees it."""
     edited = PlainEditor().edit(photograph.image, advice.instruction, 0)
-    return Tried(advice, edited, scorer.compare(photograph.image, edited))
+    return Tried(photograph, advice, edited, scorer.compare(photograph.image, edited))

@@ -11,7 +11,8 @@ from typing import Any
 
 from redaes.app.browsing import Leaf
 from redaes.app.judging import Comparison, Proposals, Scored, Tried
-from redaes.app.uploads import Refused
+from redaes.app.uploads import KNOWN_FORMATS, MOST_BYTES, MOST_PHOTOGRAPHS, Refused
+from redaes.data.images import VIEW_SIDE
 from redaes.evaluation.html import render, thumbnail
 from redaes.evaluation.report import curve_charts, interval_chart
 from redaes.evaluation.run_folder import Run
@@ -21,7 +22,13 @@ COMPLETIONS_SHOWN = 60
 _FOLDERS = re.compile(r"(?:\b[A-Za-z]:)?(?<![\w.])[\\/](?:[^\s\\/:'\"]+[\\/])+")
 
 
-def style() -> str:
+def head() -> str:
+    """What the document's head is given: how the page looks, and the script of its sliders."""
+    script = (files(PACKAGE) / "templates" / "app.js").read_text(encoding="utf-8")
+    return f"<style>\n{_style()}</style>\n<script>\n{script}</script>"
+
+
+def _style() -> str:
     """The reports' style sheets, made to hold inside `.redaes` alone and to follow the page's theme, and the page's.
 
     The reports follow the reader's system; here a class of the document does, which a button can change.
@@ -31,6 +38,13 @@ def style() -> str:
     shared = shared.replace("@media (prefers-color-scheme: dark)", ".dark &").replace(":root", "&")
     own = (files(PACKAGE) / "templates" / "app.css").read_text(encoding="utf-8")
     return f".redaes {{\n{shared}}}\n{own}"
+
+
+def hint() -> str:
+    """What may be dropped."""
+    return render(
+        "hint.html", package=PACKAGE, formats=KNOWN_FORMATS, most=MOST_PHOTOGRAPHS, megabytes=MOST_BYTES >> 20
+    )
 
 
 def ranking(scored: Sequence[Scored], model: str) -> str:
@@ -57,8 +71,10 @@ def proposals(found: Proposals) -> str:
 
 
 def tried(found: Tried) -> str:
-    """What the model expected of an edit, and what it says now that it sees it."""
-    return render("tried.html", package=PACKAGE, found=found)
+    """An edit beside the photograph: what the model expected, and what it says now that it sees it."""
+    before, after = (thumbnail(image, VIEW_SIDE) for image in (found.photograph.image, found.edited))
+    name = found.photograph.name
+    return render("tried.html", package=PACKAGE, found=found, name=name, before=before, after=after)
 
 
 def cards(leaf: Leaf, threshold: float) -> str:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from redaes.app.uploads import MOST_BYTES
 from redaes.errors import UserError
@@ -102,7 +101,7 @@ def serving(
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         from redaes.app.blocks import page
-        from redaes.app.pages import style
+        from redaes.app.pages import head
         from redaes.app.style import theme
 
         made = page(scorer, model, data, run)
@@ -112,7 +111,7 @@ def serving(
             _, address, _ = made.launch(
                 server_name=HOST, server_port=port, max_file_size=LARGEST_UPLOAD, prevent_thread_lock=True, quiet=True,
                 share=False, ssr_mode=False, mcp_server=False, pwa=False, enable_monitoring=False, run_history=False,
-                footer_links=[], theme=theme(), head=f"<style>{style()}</style>",
+                footer_links=[], theme=theme(), head=head(),
                 app_kwargs={"middleware": guards, "openapi_url": None},
             )  # fmt: skip
         except OSError as error:

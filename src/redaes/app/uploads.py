@@ -23,6 +23,9 @@ MOST_BYTES = 50 << 20
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF")
 """What photographs come in; formats whose readers call other programs, as EPS does, are not among them."""
 
+KNOWN_FORMATS = ", ".join(name for name in FORMATS if name != "MPO")
+"""As a person knows them: MPO is a JPEG with a second picture."""
+
 
 class Upload(NamedTuple):
     """A file as it came in.
@@ -80,8 +83,9 @@ def opened(upload: Upload) -> Photograph | Refused:
         return Refused(upload.name, "is no longer there; drop it again")
     except DecodeError as error:
         unknown = isinstance(error.__cause__, UnidentifiedImageError)
-        known = ", ".join(name for name in FORMATS if name != "MPO")
-        return Refused(upload.name, f"is not a photograph in a known format ({known})" if unknown else str(error))
+        return Refused(
+            upload.name, f"is not a photograph in a known format ({KNOWN_FORMATS})" if unknown else str(error)
+        )
 
 
 def within_limit(uploads: Sequence[Upload]) -> tuple[list[Upload], list[Refused]]:
