@@ -22,6 +22,7 @@ def theme() -> gr.themes.Base:
         body_text_color_dark="#eceae5",
         body_text_color_subdued="#67625b",
         body_text_color_subdued_dark="#a19b91",
+        color_accent="*primary_600",
         background_fill_primary="#ffffff",
         background_fill_primary_dark="#201f1c",
         background_fill_secondary="#f2efe9",
