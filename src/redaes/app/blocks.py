@@ -5,6 +5,7 @@ say so, and is not refused by Gradio with a traceback.
 """
 
 import logging
+from abc import ABCMeta
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -12,6 +13,7 @@ from tempfile import mkdtemp
 from typing import Any, TypeVar, cast
 
 import gradio as gr
+from gradio.component_meta import ComponentMeta
 
 from redaes.app import judging, pages
 from redaes.app.browsing import KINDS, Browser, Kind, Wanted
@@ -32,30 +34,45 @@ SESSION_SECONDS = 3600
 PRIVATE = {"api_visibility": "private"}
 
 
-def _taking(component: Any, preprocess: Callable[[Any], Any]) -> Any:
-    """A component whose uploads reach the functions as `Upload`s: not opened, and nothing fetched.
+class _WithoutStub(ComponentMeta):  # type: ignore[misc]
+    """Gradio's metaclass writes a stub file beside the source of every class it makes; these need none."""
 
-    Set on the object, because Gradio writes a stub beside the source of every class derived from its own.
-    """
-    keep = component.async_move_resource_to_block_cache
-
-    async def kept(path: Any) -> str | None:
-        if "://" in str(path):  # Gradio would fetch it
-            raise gr.Error("Only files from this computer can be used.", print_exception=False)
-        where: str | None = await keep(path)
-        return where
-
-    component.preprocess = preprocess
-    component.async_move_resource_to_block_cache = kept
-    return component
+    def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> Any:
+        return ABCMeta.__new__(cls, name, bases, attributes)
 
 
-def _upload(file: Any) -> Upload | None:
-    return Upload(file.path, file.orig_name or Path(file.path).name) if file and file.path else None
+async def _kept(self: Any, path: Any) -> str | None:
+    """Where an upload lies. Gradio would fetch an address that stands in its place; this server fetches nothing."""
+    if "://" in str(path):
+        raise gr.Error("Only files from this computer can be used.", print_exception=False)
+    kept: str | None = await gr.components.Component.async_move_resource_to_block_cache(self, path)
+    return kept
 
 
-def _uploads(files: Any) -> list[Upload]:
-    return [upload for upload in map(_upload, files or ()) if upload]
+class Photographs(gr.File, metaclass=_WithoutStub):
+    """A place to drop many files; they reach the functions as `Upload`s, not opened."""
+
+    is_template = True  # for Gradio: it looks like a File
+    async_move_resource_to_block_cache = _kept
+
+    def preprocess(self, payload: Any) -> list[Upload]:
+        """What was dropped."""
+        return [_upload(file) for file in payload or ()]
+
+
+class OnePhotograph(gr.Image, metaclass=_WithoutStub):
+    """A place to drop one photograph, which it shows; it reaches the functions as an `Upload`, not opened."""
+
+    is_template = True
+    async_move_resource_to_block_cache = _kept
+
+    def preprocess(self, payload: Any) -> Upload | None:
+        """What was dropped."""
+        return _upload(payload) if payload and payload.path else None
+
+
+def _upload(file: Any) -> Upload:
+    return Upload(file.path, file.orig_name or Path(file.path).name)
 
 
 def spoken(function: F) -> F:
@@ -119,8 +136,7 @@ def _theme_button() -> None:
 
 
 def _score_tab(scorer: Scorer, model: str) -> None:
-    many = gr.File(label="Photographs", file_count="multiple", height=180, elem_id="photographs")
-    files = _taking(many, _uploads)
+    files = Photographs(label="Photographs", file_count="multiple", height=180, elem_id="photographs")
     with gr.Row(elem_classes="actions"):
         button = gr.Button("Score", variant="primary", scale=0, min_width=140)
         download = gr.DownloadButton("Download CSV", visible=False, scale=0, min_width=190)
@@ -168,9 +184,8 @@ def _look(upload: Upload) -> tuple[Any, str]:
     return (None, pages.refusals([file])) if isinstance(file, Refused) else (gr.skip(), "")
 
 
-def _photograph(label: str) -> Any:
-    one = gr.Image(label=label, type="filepath", sources=["upload"], buttons=[], height=320, alt_text=label)
-    return _taking(one, _upload)
+def _photograph(label: str) -> OnePhotograph:
+    return OnePhotograph(label=label, type="filepath", sources=["upload"], buttons=[], height=320, alt_text=label)
 
 
 # --- advice ----------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def ranking(scored: Sequence[Scored], model: str) -> str:
 
 def comparison(found: Comparison) -> str:
     """Two photographs with the difference in words, as a number and on a scale."""
-    return render("comparison.html", package=PACKAGE, found=found)
+    return render("difference.html", package=PACKAGE, found=found)
 
 
 def refusals(refused: Sequence[Refused]) -> str:
