@@ -169,7 +169,7 @@ def _agent(loaded: "Sweep") -> int:
 def _log(rows: list[dict[str, Any]]) -> None:
     wandb = _wandb()
     for row in rows:
-        config = {key: row[key] for key in ("table", "preset", "run", "seed", "stage", "commit")}
+        config = {key: row[key] for key in ("table", "preset", "run", "seed", "stage", "model", "commit")}
         logged = wandb.init(project="redaes", name=f"{row['table']}/{row['run']}/{row['seed']}", config=config)
         logged.log({key: value for key, value in row.items() if key not in config and value is not None})
         logged.finish()

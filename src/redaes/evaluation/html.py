@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redaes.data.images import ImageError, open_image
+from redaes.errors import UserError
 from redaes.evaluation.words import signed
 
 if TYPE_CHECKING:
@@ -36,6 +37,17 @@ def render(template: str, *, package: str = "redaes.evaluation", **values: Any) 
         values: by the names the template has for them.
     """
     return _environment(package).get_template(template).render(**values)
+
+
+def refuse_unwritable(page: Path) -> None:
+    """Say that a page cannot be written before the work for it is done.
+
+    Raises:
+        UserError: its name is a folder's, or it is to lie in one that does not exist.
+    """
+    if page.is_dir() or not page.parent.is_dir():
+        reason = "is a folder" if page.is_dir() else f"the folder {page.parent} does not exist"
+        raise UserError(f"cannot write --html {page}: {reason}")
 
 
 def thumbnail(image: "Path | Image", side: int = THUMBNAIL_SIDE) -> str:

@@ -70,11 +70,12 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row with one seed: the steps it needs in order, and where its evaluation will lie."""
+    """One row with one seed: the steps it needs in order, and where in the sweep's folder its results will lie."""
 
     run: str
     seed: int
     stage: str
+    model: str
     steps: tuple[Step, ...]
     evaluation: Path
 
@@ -179,7 +180,7 @@ def _cell(
     words = ("evaluate", "--data", measured, "--model", model, "--output", str(evaluation))
     inputs = (measured, folders[row.last])
     steps.append(Step(name=f"evaluate-{key}", command=words, inputs=inputs, outputs=(str(evaluation),)))
-    return Cell(run, seed, row.last, tuple(steps), evaluation)
+    return Cell(run, seed, row.last, model.removeprefix(f"{output}/"), tuple(steps), evaluation)
 
 
 def _addressed(step: Step, added: Sequence[str], folders: Mapping[str, str], output: Path) -> Step:
