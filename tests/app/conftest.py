@@ -82,7 +82,7 @@ def served(scorer: Scorer, run: Path) -> Iterator[Served]:
     pytest.importorskip("gradio")
     from redaes.app.server import serving
 
-    with serving(scorer, "nano@test", port=free_port(), data=run / "data", run=run) as address:
+    with serving(scorer, port=free_port(), data=run / "data", run=run) as address:
         yield Served(address.rstrip("/"), Path(os.environ["GRADIO_TEMP_DIR"]))
 
 

@@ -1,4 +1,4 @@
-"""The page in Chromium, with real clicks: what a person sees, with good files and bad, on both widths and in both themes."""
+"""The page in Chromium, with real clicks: good files and bad, wide and narrow, light and dark."""
 
 import csv
 import re
@@ -213,7 +213,8 @@ def test_the_theme_follows_the_system_and_a_button_changes_it(chromium: Any, ser
     paper = {}
     for scheme in ("light", "dark"):
         window = window_of(chromium, served, scheme=scheme)
-        colours = "() => [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('.intro h1')).color]"
+        colours = """() => [document.body, document.querySelector(".intro h1")].map(getComputedStyle)
+            .map((style) => [style.backgroundColor, style.color])"""
         paper[scheme] = window.page.evaluate(colours)
         window.page.get_by_role("button", name="Dark or light").click()
         changed = window.page.evaluate(colours)

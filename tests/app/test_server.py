@@ -1,4 +1,4 @@
-"""What the server gives away: the page and the uploads, to this computer; nothing else of it, and nothing from elsewhere."""
+"""What the server gives away: the page and the uploads, to this computer; no other file, nothing from elsewhere."""
 
 import http.client
 import json
@@ -74,10 +74,10 @@ def test_an_upload_is_served_and_no_file_outside_the_uploads_is(served: Served, 
     link.symlink_to(secret)
     up = "../" * 12
     outside = [
-        str(secret), f"/{secret}", f"//{secret}", "/etc/passwd", "/proc/self/environ", "pyproject.toml", "src/redaes/cli.py",
-        f"{served.uploads}/../../../../../etc/passwd", f"{served.uploads}/{up}{secret}", str(link), str(link.parent / "." / "link.txt"),
-        str(run / "data" / "manifest.json"), str(next((run / "data" / "images").iterdir())),
-        f"file://{secret}", "http://127.0.0.1:1/x", "https://example.com/x.png", f"{secret}%00.png", f"~/{secret.name}",
+        str(secret), f"/{secret}", f"//{secret}", "/etc/passwd", "/proc/self/environ", "pyproject.toml",
+        f"{served.uploads}/../../../../../etc/passwd", f"{served.uploads}/{up}{secret}", str(link), "src/redaes/cli.py",
+        str(run / "data" / "manifest.json"), str(next((run / "data" / "images").iterdir())), f"~/{secret.name}",
+        f"file://{secret}", "http://127.0.0.1:1/x", "https://example.com/x.png", f"{secret}%00.png",
     ]  # fmt: skip
     forms = {
         form for path in outside for form in (quote(path), quote(path, safe=""), quote(quote(path, safe=""), safe=""))
@@ -105,7 +105,7 @@ def test_an_upload_lands_in_the_uploads_whatever_it_is_called(served: Served, na
 def test_a_file_above_the_limit_is_not_taken_in(served: Served) -> None:
     status, answer = upload(served, "huge.jpg", bytes(LARGEST_UPLOAD + 1))
     assert status == 413
-    assert b"huge" not in answer or str(served.uploads).encode() not in answer
+    assert str(served.uploads).encode() not in answer
 
 
 def test_a_path_or_an_address_in_place_of_an_upload_is_refused(served: Served, secret: Path, run: Path) -> None:
@@ -149,14 +149,14 @@ def test_other_sites_that_point_their_name_at_this_computer_are_refused(served: 
 def test_a_taken_port_is_said_and_uploads_are_deleted_in_the_end(scorer: Scorer, run: Path) -> None:
     before = os.environ.get("GRADIO_TEMP_DIR")
     port = free_port()
-    with serving(scorer, "nano@test", port=port):
+    with serving(scorer, port=port):
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         assert folder.is_dir()
-        with pytest.raises(UserError, match=f"port {port} is taken"), serving(scorer, "nano@test", port=port):
+        with pytest.raises(UserError, match=f"port {port} is taken"), serving(scorer, port=port):
             pass
     assert not folder.exists()
     assert os.environ.get("GRADIO_TEMP_DIR") == before
-    with pytest.raises(UserError, match="no dataset at"), serving(scorer, "nano@test", port=port, data=run):
+    with pytest.raises(UserError, match="no dataset at"), serving(scorer, port=port, data=run):
         pass
 
 

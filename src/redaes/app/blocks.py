@@ -34,7 +34,7 @@ SESSION_SECONDS = 3600
 PRIVATE = {"api_visibility": "private"}
 
 
-class _WithoutStub(ComponentMeta):  # type: ignore[misc]
+class _WithoutStub(ComponentMeta):
     """Gradio's metaclass writes a stub file beside the source of every class it makes; these need none."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> Any:
@@ -93,12 +93,11 @@ def spoken(function: F) -> F:
     return cast(F, call)
 
 
-def page(scorer: Scorer, model: str, data: Path | None = None, run: Path | None = None) -> gr.Blocks:
+def page(scorer: Scorer, data: Path | None = None, run: Path | None = None) -> gr.Blocks:
     """The page, ready to be served.
 
     Args:
         scorer: answers the questions.
-        model: its fingerprint.
         data: a dataset to browse.
         run: a run to look at.
 
@@ -107,11 +106,11 @@ def page(scorer: Scorer, model: str, data: Path | None = None, run: Path | None 
     """
     with gr.Blocks(title="redaes", analytics_enabled=False, delete_cache=(SESSION_SECONDS, SESSION_SECONDS)) as made:
         with gr.Row(elem_classes="top"):
-            _html(pages.intro(model))
+            _html(pages.intro(scorer.fingerprint))
             _theme_button()
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Score"):
-                _score_tab(scorer, model)
+                _score_tab(scorer)
             with gr.Tab("Compare"):
                 _compare_tab(scorer)
             with gr.Tab("Advice"):
@@ -135,12 +134,13 @@ def _theme_button() -> None:
 # --- score -----------------------------------------------------------------------------------------------------------
 
 
-def _score_tab(scorer: Scorer, model: str) -> None:
+def _score_tab(scorer: Scorer) -> None:
     files = Photographs(label="Photographs", file_count="multiple", height=180, elem_id="photographs")
     with gr.Row(elem_classes="actions"):
         button = gr.Button("Score", variant="primary", scale=0, min_width=140)
         download = gr.DownloadButton("Download CSV", visible=False, scale=0, min_width=190)
     answer = _html(pages.hint())
+    model = scorer.fingerprint
 
     @spoken
     def score(uploads: Sequence[Upload], progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008

@@ -99,7 +99,7 @@ def compare_uploads(first: Upload, second: Upload, scorer: ComparerProtocol) -> 
     if refused:
         return refused
     a, b = (file for file in files if isinstance(file, Photograph))
-    return Comparison((a.name, b.name), scorer.compare(a.image, b.image))
+    return Comparison((a.name, b.name), scorer.compare_pairs([(a.image, b.image)])[0])
 
 
 def difference_words(value: float | None) -> str:
@@ -162,4 +162,4 @@ class Tried:
 def try_out(photograph: Photograph, advice: Advice, scorer: ComparerProtocol) -> Tried:
     """Make an edit, and ask the model what it thinks of it now that it sees it."""
     edited = PlainEditor().edit(photograph.image, advice.instruction, 0)
-    return Tried(photograph, advice, edited, scorer.compare(photograph.image, edited))
+    return Tried(photograph, advice, edited, scorer.compare_pairs([(photograph.image, edited)])[0])

@@ -77,14 +77,11 @@ class Guard:
 
 
 @contextmanager
-def serving(
-    scorer: "Scorer", model: str, *, port: int, data: Path | None = None, run: Path | None = None
-) -> "Iterator[str]":
+def serving(scorer: "Scorer", *, port: int, data: Path | None = None, run: Path | None = None) -> "Iterator[str]":
     """The page, served for as long as the context lasts. Uploads are deleted at its end.
 
     Args:
         scorer: answers the questions.
-        model: its fingerprint.
         port: on this computer.
         data: a dataset to browse.
         run: a run to look at.
@@ -104,7 +101,7 @@ def serving(
         from redaes.app.pages import head
         from redaes.app.style import theme
 
-        made = page(scorer, model, data, run)
+        made = page(scorer, data, run)
         hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
         guards = [hosts, Middleware(Guard, uploads=Path(folder))]
         try:

@@ -38,11 +38,10 @@ def app(
     if data is None and run is not None and (Path(run) / "data" / "manifest.json").is_file():
         data = f"{run}/data"
     from redaes.app.server import serving, wait
-    from redaes.inference.listing import fingerprint
     from redaes.inference.scorer import Scorer
 
     folders = {"data": Path(data) if data else None, "run": Path(run) if run else None}
-    with serving(Scorer(model, device=device), fingerprint(model), port=port, **folders) as address:
+    with serving(Scorer(model, device=device), port=port, **folders) as address:
         print(f"the page is at {address} (Ctrl-C closes it)", file=sys.stderr)
         if open:
             import webbrowser
