@@ -247,6 +247,8 @@ def _rendered(found: Audit, album: Album) -> str:
         recorded=list(flattened({k: v for k, v in recorded.items() if k not in SHOWN})),
         config=json.dumps(found.config, indent=1, ensure_ascii=False) if found.config else "",
         cards=cards,
+        lively=True,
+        threshold=found.threshold,
         facets=gallery.facets(),
         left_out=album.left_out,
     )

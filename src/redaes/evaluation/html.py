@@ -28,9 +28,15 @@ LONGEST_TEXT = 2000
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+")
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill in a template of `redaes/evaluation/templates`; every value is escaped, a missing one is an error."""
-    return _environment().get_template(template).render(**values)
+def render(template: str, *, package: str = "redaes.evaluation", **values: Any) -> str:
+    """Fill in a template; every value is escaped, a missing one is an error.
+
+    Args:
+        template: its file's name.
+        package: whose folder `templates` it is in; what it includes may also be in that of `redaes.evaluation`.
+        values: by the names the template has for them.
+    """
+    return _environment(package).get_template(template).render(**values)
 
 
 def refuse_unwritable(page: Path) -> None:
@@ -89,11 +95,11 @@ def readable(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 @cache
-def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def _environment(package: str) -> "Environment":
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("redaes.evaluation"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("redaes.evaluation")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
