@@ -12,6 +12,8 @@ from redaes.errors import UserError
 from redaes.records import Split
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from redaes.data.benchmarks import Benchmark
 
 
@@ -27,6 +29,7 @@ def evaluate(
     benchmark: list[str] | None = None,
     root: list[str] | None = None,
     predictions: str = "runs/evaluation",
+    html: str | None = None,
     format: Literal["table", "json"] = "table",
     list: bool = False,
 ) -> int:
@@ -48,6 +51,8 @@ def evaluate(
         benchmark: name of a benchmark (--list), or a YAML file with a plug-in's class_path and init_args.
         root: folder of the official download; with several benchmarks NAME=FOLDER.
         predictions: folder where the answers on benchmarks are kept.
+        html: the page to write of the benchmarks named, with every scorer that the folder of predictions has on them;
+            without --benchmark of everything in that folder, and nothing is scored.
         format: of what is printed of benchmarks: table for people, json for programs, one line each.
         list: only say which benchmarks there are, where each is obtained and under what terms.
 
@@ -61,7 +66,10 @@ def evaluate(
         return _list(format)
     if benchmark:
         made = [_benchmark(name, root or []) for name in benchmark]
-        return _on_benchmarks(made, scorer, model, batch_size, device, Path(predictions), samples, format)
+        code = _on_benchmarks(made, scorer, model, batch_size, device, Path(predictions), samples, format)
+        return _page(predictions, html, [each.name for each in made]) or code if html else code
+    if html:
+        return _page(predictions, html)
     return _on_groups(data, output, model, split, samples, batch_size, device, scorer)
 
 
@@ -140,8 +148,8 @@ def _on_benchmarks(
 ) -> int:
     """Score what is missing on each benchmark, and print what comes out of each."""
     from redaes.evaluation.benchmarks import drawn, result, score_missing
+    from redaes.evaluation.comparison import keep_compared
     from redaes.evaluation.predictions import Predictions
-    from redaes.evaluation.results import write_result
     from redaes.inference.listing import fingerprint, load_scorer
     from redaes.inference.terminal import with_progress
     from redaes.presets import read_mapping, resolve_config
@@ -168,14 +176,22 @@ def _on_benchmarks(
                 if answer.status in ("unreadable", "failed"):
                     print(f"{benchmark.name}: {answer.id}: {answer.status}: {answer.error}", file=sys.stderr)
         answers = kept.answers(benchmark.name, mark)
-        results.append(result(benchmark, chosen, answers, scorer=name, fingerprint=mark))
-        write_result(folder, results[-1])
+        found = result(benchmark, chosen, answers, scorer=name, fingerprint=mark)
+        results.append(keep_compared(folder, benchmark, found))
         incomplete |= bool(results[-1]["n_unreadable"] or results[-1]["n_failed"])
         if format == "json":
             print(json.dumps(results[-1], allow_nan=False), flush=True)
     if format == "table":
         _show(results)
     return int(incomplete)
+
+
+def _page(folder: str, html: str, names: Sequence[str] | None = None) -> int:
+    """Show what is on disk."""
+    from redaes.evaluation.benchmark_report import write_report
+
+    print(f"wrote {write_report(folder, html, names)}", file=sys.stderr)
+    return 0
 
 
 def _list(format: Literal["table", "json"]) -> int:
@@ -212,9 +228,27 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
         table.add_row(f"{row['benchmark']}\n{row['split']}", *cells, *(f"{count:,}" for count in counts))
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
+    if any(row["differences"] for row in results):
+        console.print(_differences(results))
     for row in results:
         for note in row["notes"]:
             console.print(f"{row['benchmark']}: {note}", highlight=False, markup=False)
+
+
+def _differences(results: Sequence[dict[str, Any]]) -> "Table":
+    """Each scorer against every other on the same images."""
+    from rich.table import Table
+
+    table = Table("benchmark", "difference", "PLCC", "SRCC", "images")
+    for result in results:
+        pairs: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in result["differences"]:
+            pairs.setdefault(row["b"], {})[row["measure"]] = row
+        for other, rows in pairs.items():
+            cells = [_estimate(rows[name]) for name in ("plcc", "srcc")]
+            images = f"{rows['srcc']['n']:,}"
+            table.add_row(result["benchmark"], f"{rows['srcc']['a']}\nminus {other}", *cells, images)
+    return table
 
 
 def _estimate(measure: dict[str, float | None]) -> str:

@@ -200,8 +200,7 @@ def estimate(
         >>> (e.value, e.low, e.high)
         (1.0, 1.0, 1.0)
     """
-    x, y = _checked(prediction, truth)
-    return _interval(lambda weights: statistic(x, y, weights), x.size, clusters, resamples, seed)
+    return interval(resample(statistic, prediction, truth, clusters, resamples=resamples, seed=seed))
 
 
 def estimate_difference(
@@ -231,13 +230,46 @@ def estimate_difference(
         >>> estimate_difference(STATISTICS["mae"], [1, 2, 3], [2, 3, 4], [2, 3, 4])
         Estimate(value=-1.0, low=-1.0, high=-1.0)
     """
-    x, y = _checked(before, truth)
-    z, _ = _checked(after, truth)
+    first = resample(statistic, before, truth, clusters, resamples=resamples, seed=seed)
+    second = resample(statistic, after, truth, clusters, resamples=resamples, seed=seed)
+    return interval(second - first)
 
-    def difference(weights: Floats) -> Floats:
-        return statistic(z, y, weights) - statistic(x, y, weights)
 
-    return _interval(difference, x.size, clusters, resamples, seed)
+def resample(
+    statistic: Statistic,
+    prediction: "ArrayLike",
+    truth: "ArrayLike",
+    clusters: Sequence[str] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Floats:
+    """A statistic on the sample, and then on each bootstrap resample of it; arguments as for `estimate`.
+
+    Equal seeds draw equal resamples of equally many images, so that the results of two models can be subtracted.
+
+    Returns:
+        (1 + resamples,); all NaN if the statistic is not defined on the sample.
+    """
+    x, y = _checked(prediction, truth)
+    value = statistic(x, y, np.ones((1, x.size)))
+    if np.isnan(value).any():
+        return np.full(1 + resamples, np.nan)
+    return np.concatenate([value, *(statistic(x, y, w) for w in _resampled(x.size, clusters, resamples, seed))])
+
+
+def interval(values: Floats) -> Estimate:
+    """The estimate that `resample` amounts to, of one model or of the difference between two.
+
+    Args:
+        values: (1 + resamples,) on the sample and on its resamples.
+    """
+    value, draws = float(values[0]), values[1:]
+    defined = draws[~np.isnan(draws)]
+    if np.isnan(value) or 2 * defined.size <= draws.size:
+        return Estimate(value, np.nan, np.nan)
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
 
 
 def within_srcc_statistic(groups: Sequence[str]) -> Statistic:
@@ -356,20 +388,6 @@ def _pairs_right(x: Floats, y: Floats) -> tuple[float, float]:
 
 
 # --- Resampling -----------------------------------------------------------------------------------------------------
-
-
-def _interval(
-    draw: Callable[[Floats], Floats], n: int, clusters: Sequence[str] | None, resamples: int, seed: int
-) -> Estimate:
-    value = float(draw(np.ones((1, n)))[0])
-    if np.isnan(value):
-        return Estimate(value, np.nan, np.nan)
-    draws = np.concatenate([draw(weights) for weights in _resampled(n, clusters, resamples, seed)])
-    defined = draws[~np.isnan(draws)]
-    if 2 * defined.size <= draws.size:
-        return Estimate(value, np.nan, np.nan)
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
 
 
 def _resampled(n: int, clusters: Sequence[str] | None, resamples: int, seed: int) -> Sequence[Floats]:

@@ -141,19 +141,34 @@ def measure_benchmark(
     return result
 
 
-def _measure(
-    x: Floats, y: Floats, groups: list[str] | None, seed: int, logistic: bool, resamples: int
-) -> dict[str, dict[str, Any]]:
+def statistics_of(groups: Sequence[str] | None) -> dict[str, Statistic]:
+    """The measures of a benchmark; with groups the order within them too, and pairs are then inside groups.
+
+    Args:
+        groups: (n,) the group of each image.
+    """
     statistics: dict[str, Statistic] = {name: STATISTICS[name] for name in ("plcc", "srcc", "krcc")}
     statistics |= {"mae_fit": mae_after_fit, "pairwise_accuracy": all_pairs_accuracy}
     if groups is not None:
         statistics |= {"srcc_within": within_srcc_statistic(groups), "pairwise_accuracy": pairwise_statistic(groups)}
+    return statistics
+
+
+def resamples_for(name: str, images: int, resamples: int) -> int:
+    """How many resamples a measure gets: fewer where each of them costs a sort of many images."""
+    slow = name in ("krcc", "pairwise_accuracy") and images > MANY_IMAGES
+    return min(resamples, PAIR_RESAMPLES) if slow else resamples
+
+
+def _measure(
+    x: Floats, y: Floats, groups: list[str] | None, seed: int, logistic: bool, resamples: int
+) -> dict[str, dict[str, Any]]:
     clusters = groups or None
-    fewer = min(resamples, PAIR_RESAMPLES) if x.size > MANY_IMAGES else resamples
-    draws = {"krcc": fewer, "pairwise_accuracy": fewer}
     measured: dict[str, dict[str, Any]] = {
-        name: dict(estimate(statistic, x, y, clusters, resamples=draws.get(name, resamples), seed=seed).as_json())
-        for name, statistic in statistics.items()
+        name: dict(
+            estimate(statistic, x, y, clusters, resamples=resamples_for(name, x.size, resamples), seed=seed).as_json()
+        )
+        for name, statistic in statistics_of(groups).items()
     }
     if logistic:
         fitted, reason = fit_logistic(x, y)
