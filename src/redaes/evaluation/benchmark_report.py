@@ -23,6 +23,7 @@ from redaes.evaluation import charts
 from redaes.evaluation.comparison import LOWER_IS_BETTER, differences
 from redaes.evaluation.density import Quantity, joint_chart
 from redaes.evaluation.html import Album, render
+from redaes.evaluation.predictions import Answer
 from redaes.evaluation.scored import Scored, read_scored
 from redaes.registry import find, load_plugin
 
@@ -34,9 +35,11 @@ PICTURES_LIMIT = 2_400_000
 PICTURES = 240
 """How many pictures a page has, about; each of its rows has from `FEWEST` to `MOST` of them."""
 FEWEST, MOST = 2, 6
-PICTURE_SIDE = 224
+PICTURE_SIDE = 208
 DUELS = 3
 """Scorers that the best one of a benchmark is shown against in full."""
+UNFOLDED = 3
+"""Scorers of a benchmark that a reader need not unfold to see."""
 COLOURS = ("after", "third", "fourth")
 HEADLINE = "failures_as_mean"
 MEASURES = {
@@ -75,10 +78,18 @@ class Said:
 
 @dataclass(frozen=True)
 class Shot:
-    """One image of a contact sheet: its picture (empty if there is none), and what was said of it."""
+    """One image of a contact sheet.
+
+    Attributes:
+        item: the image.
+        picture: a `data:` address; empty if there is none to show.
+        why: there is none.
+        said: of it.
+    """
 
     item: Item
     picture: str
+    why: str
     said: Sequence[Said]
 
 
@@ -117,6 +128,12 @@ class Entry:
     def fitted(self, values: Any) -> Any:
         """Predictions on people's scale."""
         return self.intercept + self.slope * values
+
+    @property
+    def silent(self) -> list[Answer]:
+        """Of images that it gave no score, in the order of the list."""
+        answers = (self.scored.answers[item.id] for item in self.scored.items)
+        return [answer for answer in answers if answer.status != "ok"]
 
     def measure(self, name: str, treatment: str = HEADLINE) -> Mapping[str, Any]:
         """A measure with its interval; all null where it was not made."""
@@ -304,6 +321,7 @@ def page_of(scored: Sequence[Scored], pictures_limit: int = PICTURES_LIMIT) -> s
         measures=MEASURES,
         treatments=TREATMENTS,
         headline=HEADLINE,
+        unfolded=UNFOLDED,
         album=album,
     )
 
@@ -358,8 +376,7 @@ def _table(sections: Sequence[Section]) -> list[tuple[str, list[tuple[Section, E
 def _duel(a: Entry, b: Entry, rows: Mapping[str, Mapping[str, Any]], album: Album, count: int) -> Duel:
     whiskers = [
         charts.Whisker(MEASURES[name][0], row["value"], row["low"], row["high"], a.colour if row["value"] else "soft")
-        for name, row in rows.items()
-        if name not in LOWER_IS_BETTER
+        for name, row in ((name, rows[name]) for name in MEASURES if name in rows and name not in LOWER_IS_BETTER)
     ]
     chart = charts.interval_chart(
         f"{a.name} minus {b.name}", whiskers, zero=f"right of 0: {a.name} is better", digits=3
@@ -370,10 +387,12 @@ def _duel(a: Entry, b: Entry, rows: Mapping[str, Mapping[str, Any]], album: Albu
         return Duel(a, b, chart, None, [])
     first, second = ([entry.said(item) for item in common] for entry in (a, b))
     gaps = np.array([x.fitted - y.fitted for x, y in zip(first, second, strict=True)])
+    x, y = ([said.value for said in each] for each in (first, second))
+    ends = min(*x, *y), max(*x, *y)
     scatter = joint_chart(
         f"{a.name} and {b.name}",
-        Quantity(a.name, [said.value for said in first], a.colour),
-        Quantity(b.name, [said.value for said in second], b.colour),
+        Quantity(a.name, x, a.colour, ends),
+        Quantity(b.name, y, b.colour, ends),
         colour="soft",
         guide=(0.0, 1.0),
         trend=False,
@@ -388,7 +407,10 @@ def _duel(a: Entry, b: Entry, rows: Mapping[str, Mapping[str, Any]], album: Albu
 
 
 def _shot(item: Item, album: Album, *entries: Entry) -> Shot:
-    return Shot(item, album.picture(str(item.path), PICTURE_SIDE), [entry.said(item) for entry in entries])
+    before = album.left_out
+    picture = album.picture(str(item.path), PICTURE_SIDE)
+    why = "left out to keep this page small" if album.left_out > before else "the file is not there or damaged"
+    return Shot(item, picture, why, [entry.said(item) for entry in entries])
 
 
 def _furthest(values: Any, count: int) -> list[int]:

@@ -113,8 +113,7 @@ def scatter_chart(title: str, truth: Sequence[float], prediction: Sequence[float
     )
     marks = diagonal + Markup('<g class="dots" style="fill: var(--{})">{}</g>').format(colour, dots)
     words = f"{title}: predicted against true score of {len(truth)} images"
-    frame = frame(across, up, ticks, ticks, "true score", "predicted", height)
-    return svg(words, frame + marks, height)
+    return svg(words, frame(across, up, ticks, ticks, "true score", "predicted", height) + marks, height)
 
 
 def interval_chart(title: str, rows: Sequence[Whisker], *, zero: str, digits: int = 2) -> Markup:

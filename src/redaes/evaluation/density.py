@@ -71,7 +71,7 @@ def joint_chart(
     across = Axis(x_ticks[0], x_ticks[-1], _LEFT, WIDTH - _RIGHT - _SIDE)
     up = Axis(y_ticks[0], y_ticks[-1], HEIGHT - _BOTTOM, _TOP + _SIDE)
     places = [(across.at(a), up.at(b)) for a, b in zip(x.values, y.values, strict=True)]
-    drawn, words = _dots(places) if len(places) <= MOST_DOTS else _honeycomb(places)
+    drawn, fullest = _dots(places) if len(places) <= MOST_DOTS else _honeycomb(places)
     marks = Markup('<g style="fill: var(--{})">{}</g>').format(colour, drawn)
     if guide is not None:
         marks += _guide(across, up, *guide)
@@ -79,15 +79,22 @@ def joint_chart(
         marks += _trend(x.values, y.values, across, up)
     sides = _histogram(x, across, up.end, upwards=True) + _histogram(y, up, across.end, upwards=False)
     grid = frame(across, up, x_ticks, y_ticks, x.label, y.label, HEIGHT)
-    return svg(f"{title}: {y.label} against {x.label} of {len(places):,} images{words}", grid + sides + marks, HEIGHT)
+    words = f"{title}: {y.label} against {x.label} of {len(places):,} images"
+    if fullest:
+        words += f", up to {fullest:,} in one cell"
+        sides += Markup("").join(
+            Markup('<text x="{}" y="{}" text-anchor="end" class="tick">{}</text>').format(WIDTH, y, text)
+            for y, text in ((12, f"up to {fullest:,}"), (27, "in a cell"))
+        )
+    return svg(words, grid + sides + marks, HEIGHT)
 
 
-def _dots(places: Sequence[tuple[float, float]]) -> tuple[Markup, str]:
+def _dots(places: Sequence[tuple[float, float]]) -> tuple[Markup, int]:
     dots = Markup("").join(Markup('<circle cx="{}" cy="{}" r="3"/>').format(*place) for place in places)
-    return Markup('<g class="dots">{}</g>').format(dots), ""
+    return Markup('<g class="dots">{}</g>').format(dots), 0
 
 
-def _honeycomb(places: Sequence[tuple[float, float]]) -> tuple[Markup, str]:
+def _honeycomb(places: Sequence[tuple[float, float]]) -> tuple[Markup, int]:
     """Cells with as much strength as the logarithm of the images in them, and what the fullest holds."""
     cells = Counter(_cell(*place) for place in places)
     fullest = max(cells.values())
@@ -101,7 +108,7 @@ def _honeycomb(places: Sequence[tuple[float, float]]) -> tuple[Markup, str]:
         Markup('<path d="{}" fill-opacity="{}"/>').format("".join(shapes), round(0.1 + 0.9 * step / STEPS, 2))
         for step, shapes in sorted(paths.items())
     )
-    return drawn, f", up to {fullest:,} in one cell"
+    return drawn, fullest
 
 
 def _cell(x: float, y: float) -> tuple[float, float]:
@@ -119,9 +126,7 @@ def _guide(across: Axis, up: Axis, intercept: float, slope: float) -> Markup:
         ends |= {(level - intercept) / slope for level in (up.low, up.high)}
     slack = 1e-9 * (up.high - up.low)
     inside = sorted(
-        x
-        for x in ends
-        if across.low <= x <= across.high and up.low - slack <= intercept + slope * x <= up.high + slack
+        x for x in ends if across.low <= x <= across.high and up.low - slack <= intercept + slope * x <= up.high + slack
     )
     if len(inside) < 2:
         return Markup("")
