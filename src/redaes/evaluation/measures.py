@@ -10,6 +10,7 @@ In: predictions and truths `(n,)`, optionally groups. Out: numbers as JSON. Choi
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -20,7 +21,9 @@ from redaes.evaluation.correlations import (
     Floats,
     Statistic,
     estimate,
+    interval,
     pairwise_statistic,
+    resample,
     treat_failures,
     within_srcc_statistic,
 )
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 MANY_IMAGES = 3000
 PAIR_RESAMPLES = 100
+WITHIN = {"srcc_within": within_srcc_statistic, "pairwise_accuracy": pairwise_statistic}
 
 
 def mae_after_fit(x: Floats, y: Floats, weights: Floats) -> Floats:
@@ -141,39 +145,58 @@ def measure_benchmark(
     return result
 
 
-def statistics_of(groups: Sequence[str] | None) -> dict[str, Statistic]:
-    """The measures of a benchmark; with groups the order within them too, and pairs are then inside groups.
+def measures_of(groups: Sequence[str] | None) -> tuple[str, ...]:
+    """The measures of a benchmark; those within groups too, where it has groups."""
+    everywhere = ("plcc", "srcc", "krcc", "mae_fit", "pairwise_accuracy")
+    return everywhere if groups is None else (*everywhere, "srcc_within")
+
+
+def bootstrap(
+    name: str, x: Floats, y: Floats, groups: Sequence[str] | None, *, resamples: int = 1000, seed: int = 0
+) -> Floats:
+    """A measure on the sample and on its resamples, as of `correlations.resample`.
+
+    It is remembered: a scorer costs one bootstrap, however many others it is compared with afterwards.
 
     Args:
-        groups: (n,) the group of each image.
+        name: one of `measures_of(groups)`.
+        x: (n,) predictions, without NaN.
+        y: (n,) truths.
+        groups: (n,) the group of each image, drawn as a whole.
+        resamples: of the bootstrap, fewer where each of them costs a sort of many images.
+        seed: of the bootstrap.
     """
-    statistics: dict[str, Statistic] = {name: STATISTICS[name] for name in ("plcc", "srcc", "krcc")}
-    statistics |= {"mae_fit": mae_after_fit, "pairwise_accuracy": all_pairs_accuracy}
-    if groups is not None:
-        statistics |= {"srcc_within": within_srcc_statistic(groups), "pairwise_accuracy": pairwise_statistic(groups)}
-    return statistics
+    if name in ("krcc", "pairwise_accuracy") and x.size > MANY_IMAGES:
+        resamples = min(resamples, PAIR_RESAMPLES)
+    labels = None if groups is None else tuple(groups)
+    return _bootstrap(name, x.tobytes(), y.tobytes(), labels, resamples, seed)
 
 
-def resamples_for(name: str, images: int, resamples: int) -> int:
-    """How many resamples a measure gets: fewer where each of them costs a sort of many images."""
-    slow = name in ("krcc", "pairwise_accuracy") and images > MANY_IMAGES
-    return min(resamples, PAIR_RESAMPLES) if slow else resamples
+@lru_cache(maxsize=128)
+def _bootstrap(name: str, x: bytes, y: bytes, groups: tuple[str, ...] | None, resamples: int, seed: int) -> Floats:
+    predictions, truths = np.frombuffer(x), np.frombuffer(y)
+    statistic = _statistic(name, groups)
+    return resample(statistic, predictions, truths, groups or None, resamples=resamples, seed=seed)
+
+
+def _statistic(name: str, groups: tuple[str, ...] | None) -> Statistic:
+    if groups is not None and name in WITHIN:
+        return WITHIN[name](groups)
+    everywhere = {**STATISTICS, "mae_fit": mae_after_fit, "pairwise_accuracy": all_pairs_accuracy}
+    return everywhere[name]
 
 
 def _measure(
     x: Floats, y: Floats, groups: list[str] | None, seed: int, logistic: bool, resamples: int
 ) -> dict[str, dict[str, Any]]:
-    clusters = groups or None
     measured: dict[str, dict[str, Any]] = {
-        name: dict(
-            estimate(statistic, x, y, clusters, resamples=resamples_for(name, x.size, resamples), seed=seed).as_json()
-        )
-        for name, statistic in statistics_of(groups).items()
+        name: dict(interval(bootstrap(name, x, y, groups, resamples=resamples, seed=seed)).as_json())
+        for name in measures_of(groups)
     }
     if logistic:
         fitted, reason = fit_logistic(x, y)
         values = np.full(x.size, np.nan) if fitted is None else fitted
-        plain = estimate(STATISTICS["plcc"], values, y, clusters, resamples=resamples, seed=seed)
+        plain = estimate(STATISTICS["plcc"], values, y, groups or None, resamples=resamples, seed=seed)
         measured["plcc_logistic"] = {**plain.as_json(), **({"reason": reason} if reason else {})}
     return measured
 
