@@ -9,13 +9,14 @@ from benchmarks.vendors.state import Vendors
 from PIL import Image
 
 from redaes.errors import UserError
-from redaes.inference import Score, ScorerProtocol
+from redaes.inference import Score, ScorerProtocol, combined
 from redaes.registry import create
-from redaes.scorers.questions import Question, combined
+from redaes.scorers.questions import Question
 
-# NIMA opens what a training wrote, and pyiqa is a package of its own: their tests read their configurations.
+# NIMA and RED-Aes open what a training wrote, and pyiqa is a package of its own: other tests read their configurations.
+ELSEWHERE = ("nima", "pyiqa-", "redaes-")
 CONFIGS = sorted(
-    path for path in Path("configs/benchmarks/scorers").glob("*.yaml") if not path.stem.startswith(("nima", "pyiqa-"))
+    path for path in Path("configs/benchmarks/scorers").glob("*.yaml") if not path.stem.startswith(ELSEWHERE)
 )
 
 

@@ -9,6 +9,7 @@ from scipy.stats import ttest_rel
 
 from redaes.cli import main
 from redaes.errors import UserError
+from redaes.pipeline import fingerprints
 from redaes.presets import configs_folder, resolve_config
 from redaes.sweeps.plan import as_pipeline, load_sweep, plan, quick_words
 from redaes.sweeps.results import interval, markdown, read, write
@@ -74,10 +75,33 @@ def test_a_run_that_is_not_there_is_named_with_the_nearest(capsys: pytest.Captur
     assert "table6 has no run 'n5' (did you mean 'n" in capsys.readouterr().err
 
 
-def test_a_row_whose_data_nobody_gave_is_skipped_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_whose_file_nobody_gave_is_skipped_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("sweep", "sweeps/table2.yaml", "--only", "aes_r1_aescot", "--output", str(tmp_path))
     assert main(words) == 0
-    assert "aes_r1_aescot is skipped: it needs aescot data" in capsys.readouterr().err
+    assert "aes_r1_aescot is skipped: it needs a file, --set aescot=FILE" in capsys.readouterr().err
+    assert main((*words, "--set", f"aescot={tmp_path / 'none.jsonl'}")) == 2
+    assert "none.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_aes_r1_on_its_own_data_starts_from_that_alone_and_the_files_bytes_count(tmp_path: Path) -> None:
+    file = tmp_path / "aescot.jsonl"
+    sweep = load_sweep(resolve_config("sweeps/table2.yaml"))
+
+    def states(text: str) -> dict[str, str]:
+        file.write_text(text)
+        (cell,) = plan(sweep, Path("out"), ["aes_r1_aescot"], [0], [f"aescot={file}"])
+        assert [step.name.rpartition("-")[0] for step in cell.steps] == ["data", "initial", "sft", "grpo", "evaluate"]
+        assert f"--model.backbone.path={cell.steps[2].outputs[0]}/model" in cell.steps[3].command
+        assert all(f"--data.aescot={file}" in step.command for step in cell.steps[2:4])
+        return fingerprints(as_pipeline([cell], Path("out")))
+
+    before, after = states("{}"), states("{} ")
+    assert [before[name] == after[name] for name in before] == [True, True, False, False, False]
+
+
+def test_quick_is_refused_where_there_is_no_such_thing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "sweeps/table6.yaml", "--preset", "redaes-7b", "--quick"]) == 2
+    assert "--quick is for presets with a quick.yaml, such as nano; redaes-7b has none" in capsys.readouterr().err
 
 
 def row(run: str, seed: int, value: float | None) -> dict:

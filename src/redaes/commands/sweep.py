@@ -36,8 +36,9 @@ def sweep(
         rows: for W&B's agent, which passes every parameter; the file itself says it.
         jobs: steps at the same time.
         output: folder of steps and results; sweeps that share it share steps.
-        set: another value for a variable of the preset's pipeline, as key=value; can be given several times.
-        quick: shortened steps, to see that everything runs.
+        set: another value for a variable of the preset's pipeline, or a file that a row needs (aescot=FILE), as
+            key=value; can be given several times.
+        quick: shortened steps: a table in minutes instead of hours.
         wandb: register the sweep with W&B and start an agent; inside one, or offline, log the results to W&B.
 
     Returns:
@@ -112,17 +113,18 @@ def report(folder: str, output: str | None = None) -> int:
 
 def _runnable(loaded: "Sweep", run: list[str] | None, overrides: list[str]) -> list[str]:
     """The rows asked for, without those that need a file nobody has given."""
-    given = {word.partition("=")[0] for word in overrides}
     for name in run or ():
         if name not in loaded.rows:
             raise UserError(f"{loaded.table} has no run {name!r} ({nearest(name, loaded.rows)})")
+    given = {key: value for key, _, value in (word.partition("=") for word in overrides) if key in loaded.files}
+    for key, file in given.items():
+        if not Path(file).is_file():
+            raise UserError(f"--set {key}={file}: no such file")
     names = []
     for name in run or loaded.rows:
         needed = loaded.rows[name].needs
-        if needed in given:
-            raise UserError(f"run {name!r}: training on {needed} data is not supported yet; leave --set {needed} out")
-        if needed:
-            _say(f"{name} is skipped: it needs {needed} data, and training on that is not supported yet")
+        if needed and needed not in given:
+            _say(f"{name} is skipped: it needs a file, --set {needed}=FILE")
         else:
             names.append(name)
     return names
@@ -169,7 +171,7 @@ def _agent(loaded: "Sweep") -> int:
 def _log(rows: list[dict[str, Any]]) -> None:
     wandb = _wandb()
     for row in rows:
-        config = {key: row[key] for key in ("table", "preset", "run", "seed", "stage", "commit")}
+        config = {key: row[key] for key in ("table", "preset", "run", "seed", "stage", "model", "commit")}
         logged = wandb.init(project="redaes", name=f"{row['table']}/{row['run']}/{row['seed']}", config=config)
         logged.log({key: value for key, value in row.items() if key not in config and value is not None})
         logged.finish()

@@ -28,7 +28,7 @@ def differences(scored: Sequence[Scored], *, resamples: int = 1000, seed: int = 
 
     Args:
         scored: of any splits; only those of the same one are compared.
-        resamples: of the bootstrap; `measures.bootstrap` says which measures get fewer.
+        resamples: of the bootstrap.
         seed: of the bootstrap.
 
     Returns:

@@ -7,8 +7,6 @@ import hashlib
 import json
 import math
 import re
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -105,19 +103,6 @@ def to_ten(value: float, low: float, high: float) -> float:
         5.0
     """
     return 10.0 * (value - low) / (high - low)
-
-
-def combined(samples: Sequence[Score]) -> Score:
-    """Several answers about one image as one score: the mean and standard deviation of those with a number.
-
-    Reasoning and text are the first of these; `std` is None of fewer than two.
-    """
-    scored = [sample for sample in samples if sample.value is not None]
-    if not scored:
-        return samples[0]
-    values = [sample.value for sample in scored if sample.value is not None]
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return Score(statistics.fmean(values), scored[0].reasoning, scored[0].text, std)
 
 
 def digest(scorer: str, identity: dict[str, Any]) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from redaes.chat.local import DType, Local, LocalModel
 from redaes.errors import UserError
-from redaes.inference import Score
+from redaes.inference import Score, combined
 from redaes.models.vlm import checkpoint_path
-from redaes.scorers.questions import ANSWER, Question, combined, digest, opened, require_samples
+from redaes.scorers.questions import ANSWER, Question, digest, opened, require_samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -31,8 +31,8 @@ def collect(sweep: Sweep, cells: Sequence[Cell], seconds: dict[str, float], comm
         commit: of the sources.
 
     Returns:
-        table, run, seed, stage, every measure with failed parses counted as the mean prediction, `n`,
-        `parse_failure_rate`, seconds, commit.
+        table, run, seed, stage, the model's folder in the sweep's, every measure with failed parses counted as the mean
+        prediction, `n`, `parse_failure_rate`, seconds, commit.
     """
     rows = []
     for cell in cells:
@@ -43,6 +43,7 @@ def collect(sweep: Sweep, cells: Sequence[Cell], seconds: dict[str, float], comm
         counts = {"n": metrics["n"], "parse_failure_rate": metrics["parse_failure_rate"]}
         took = sum(seconds.get(step.name, 0.0) for step in cell.steps)
         of = {"table": sweep.table, "preset": sweep.preset, "run": cell.run, "seed": cell.seed, "stage": cell.stage}
+        of["model"] = cell.model
         rows.append({**of, **measured, **counts, "seconds": round(took, 2), "commit": commit})
     return rows
 
