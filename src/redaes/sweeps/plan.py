@@ -63,6 +63,7 @@ class Sweep:
         common: what holds for every row.
         rows: by name, in the table's order.
         reference: the row that the others are compared with, the paper's own.
+        file: where it was read from.
         document: the file as it stands, for W&B.
     """
 
@@ -73,6 +74,7 @@ class Sweep:
     common: Row
     rows: dict[str, Row]
     reference: str
+    file: Path
     document: dict[str, Any]
 
     @property
@@ -125,7 +127,7 @@ def load_sweep(path: Path, preset: str | None = None) -> Sweep:
     if reference not in known:
         raise UserError(f"{rows_file}: {table}.reference is {reference!r} ({nearest(str(reference), known)})")
     title = document.get("description", "")
-    return Sweep(table, title, preset or ready, tuple(seeds), common, rows, reference, document)
+    return Sweep(table, title, preset or ready, tuple(seeds), common, rows, reference, path, document)
 
 
 def _row(described: Any, where: str) -> Row:
