@@ -82,8 +82,8 @@ def processes_in(output: Path) -> list[int]:
 
 
 def told(output: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """The results without the time they took, and the models' weights."""
-    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read(output)]
+    """The results without their time and commit, and the models' weights."""
+    rows = [{key: value for key, value in row.items() if key not in ("seconds", "commit")} for row in read(output)]
     return rows, {row["run"]: (output / row["model"] / "model.safetensors").read_bytes() for row in rows}
 
 

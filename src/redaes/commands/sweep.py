@@ -1,6 +1,5 @@
 """`redaes sweep`: an ablation's grid of rows and seeds; `redaes sweep report`: what came of it."""
 
-import copy
 import os
 import subprocess
 import sys
@@ -50,21 +49,23 @@ def sweep(
     """
     from redaes.pipeline import Run
     from redaes.presets import resolve_config
-    from redaes.sweeps.plan import as_pipeline, load_sweep, plan, quick_words
+    from redaes.sweeps.plan import as_pipeline, load_sweep, plan, quick_words, registered
     from redaes.sweeps.results import record
     from redaes.sweeps.work import alone_in, carry_out
 
     if jobs < 1 or (seeds is not None and seeds < 1):
         raise UserError("--jobs and --seeds must be at least 1")
     loaded = load_sweep(resolve_config(file), preset)
-    if wandb and not _logs_here():
-        return _agent(_registered(loaded, run, seeds, jobs, output, set or [], quick))
-    chosen_seeds = loaded.seeds if seeds is None else range(seeds)
     overrides = list(set or [])
     names = _runnable(loaded, run, overrides)
-    folder = Path(output)
     words = quick_words(loaded.preset) if quick else None
-    cells = plan(loaded, folder, names, chosen_seeds if seed is None else [seed], overrides, words)
+    chosen = [seed] if seed is not None else loaded.seeds if seeds is None else range(seeds)
+    if wandb and not _logs_here():
+        line = ["--output", output, *(word for value in overrides for word in ("--set", value))]
+        line += [*(["--jobs", str(jobs)] if jobs > 1 else ()), *(["--quick"] if quick else ())]
+        return _agent(registered(loaded, names, chosen, line))
+    folder = Path(output)
+    cells = plan(loaded, folder, names, chosen, overrides, words)
     commit = _commit()
     if not cells:
         return 0
@@ -168,26 +169,6 @@ def _wandb() -> Any:
     except ImportError as error:
         raise UserError("--wandb needs the package wandb; pip install 'redaes[wandb]'") from error
     return wandb
-
-
-def _registered(
-    loaded: "Sweep", run: list[str] | None, seeds: int | None, jobs: int, output: str, set: list[str], quick: bool
-) -> dict[str, Any]:
-    """The sweep file as it is registered: the grid that was asked for, and an agent's line that does the same here."""
-    document = copy.deepcopy(loaded.document)
-    parameters = document["parameters"]
-    parameters["preset"] = {"value": loaded.preset}
-    if run:
-        parameters["run"] = {"values": list(run)}
-    if seeds is not None:
-        parameters["seed"] = {"values": list(range(seeds))}
-    words = ["--output", output, *(word for value in set for word in ("--set", value))]
-    words += ["--jobs", str(jobs)] if jobs > 1 else []
-    words += ["--quick"] if quick else []
-    line = document.get("command", ["${env}", "redaes", "sweep", str(loaded.file), "--wandb", "${args}"])
-    place = line.index("${args}") if "${args}" in line else len(line)
-    document["command"] = [*line[:place], *words, *line[place:]]
-    return document
 
 
 def _agent(document: dict[str, Any]) -> int:

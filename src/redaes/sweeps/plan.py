@@ -245,3 +245,19 @@ def as_pipeline(cells: Sequence[Cell], output: Path) -> Pipeline:
     """All steps of all cells, each once, in an order in which they can be done."""
     steps = {step.name: step for cell in cells for step in cell.steps}
     return Pipeline(output=output, steps=tuple(steps.values()))
+
+
+def registered(sweep: Sweep, runs: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> dict[str, Any]:
+    """A sweep file as W&B is told of it: the grid that was asked for, and an agent's line with the other words.
+
+    Args:
+        sweep: the file that was read.
+        runs: names of rows.
+        seeds: of each row.
+        words: to put before the parameters that W&B fills in.
+    """
+    grid = {"run": {"values": list(runs)}, "seed": {"values": list(seeds)}, "preset": {"value": sweep.preset}}
+    line = sweep.document.get("command", ["${env}", "redaes", "sweep", str(sweep.file), "--wandb", "${args}"])
+    place = line.index("${args}") if "${args}" in line else len(line)
+    command = [*line[:place], *words, *line[place:]]
+    return {**sweep.document, "parameters": {**sweep.document["parameters"], **grid}, "command": command}
