@@ -19,10 +19,10 @@ from typing import Any
 
 from redaes.data.benchmarks import Benchmark, about
 from redaes.errors import UserError
-from redaes.inference import Score, ScorerProtocol
+from redaes.inference import Score, ScorerProtocol, combined
 from redaes.presets import read_mapping, resolve_config
 from redaes.registry import PluginSpec, create, identity_of, load_plugin, split_spec
-from redaes.scorers.questions import combined, digest
+from redaes.scorers.questions import digest
 
 TABLE_1 = "benchmarks/table1.yaml"
 BATCH_SIZE = 16
