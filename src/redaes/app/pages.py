@@ -18,6 +18,7 @@ from redaes.evaluation.report import curve_charts, interval_chart
 from redaes.evaluation.run_folder import Run
 
 PACKAGE = "redaes.app"
+ADVICE_SHOWN = 8
 COMPLETIONS_SHOWN = 60
 _FOLDERS = re.compile(r"(?:\b[A-Za-z]:)?(?<![\w.])[\\/](?:[^\s\\/:'\"]+[\\/])+")
 
@@ -65,9 +66,11 @@ def refusals(refused: Sequence[Refused]) -> str:
 
 
 def proposals(found: Proposals) -> str:
-    """Edits by what the model expects of them."""
-    most = max((abs(one.predicted.value or 0.0) for one in found.advice), default=0.0) or 1.0
-    return render("proposals.html", package=PACKAGE, advice=found.advice, most=most)
+    """The edits that the model expects most of."""
+    told = [one for one in found.advice if one.predicted.value is not None]
+    most = max((abs(one.predicted.value or 0.0) for one in told), default=0.0) or 1.0
+    unread = len(found.advice) - len(told)
+    return render("proposals.html", package=PACKAGE, advice=told[:ADVICE_SHOWN], most=most, unread=unread)
 
 
 def tried(found: Tried) -> str:
