@@ -116,6 +116,34 @@ def test_photographs_are_scored_ranked_and_downloaded_and_bad_files_named(
     assert len(rows) == len(good) + len(refused)
 
 
+def test_a_file_that_is_far_too_large_is_named_and_the_others_are_scored(
+    window: Window, good: list[Path], bad: dict[str, Path]
+) -> None:
+    drop(window, bad["huge"], good[0])
+    window.page.wait_for_function("() => document.querySelectorAll('#photographs tr.file').length === 2")
+    window.press("Score")
+    window.panel().locator(".ranking li").first.wait_for()
+    assert window.panel().locator(".refused li").all_inner_texts() == ["huge.jpg is larger than 50 MB"]
+
+
+def test_files_are_dropped_as_well_as_chosen(window: Window) -> None:
+    window.page.evaluate(
+        """() => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([new Uint8Array(TOO_MANY_BYTES + 9)], "large.jpg", { type: "image/jpeg" }));
+            dataTransfer.items.add(new File(["dear diary"], "notes.txt", { type: "text/plain" }));
+            const place = document.querySelector("#photographs button");
+            place.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+        }"""
+    )
+    window.page.wait_for_function("() => document.querySelectorAll('#photographs tr.file').length === 2")
+    window.press("Score")
+    window.panel().locator(".refused").wait_for()
+    assert [line.split(" is ")[0] for line in window.panel().locator(".refused li").all_inner_texts()] == [
+        "large.jpg", "notes.txt"
+    ]  # fmt: skip
+
+
 def test_two_photographs_are_compared_and_a_bad_file_is_refused_at_once(
     window: Window, good: list[Path], bad: dict[str, Path]
 ) -> None:

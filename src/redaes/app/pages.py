@@ -24,9 +24,9 @@ _FOLDERS = re.compile(r"(?:\b[A-Za-z]:)?(?<![\w.])[\\/](?:[^\s\\/:'\"]+[\\/])+")
 
 
 def head() -> str:
-    """What the document's head is given: how the page looks, and the script of its sliders."""
+    """What the document's head is given: how the page looks, and its script."""
     script = (files(PACKAGE) / "templates" / "app.js").read_text(encoding="utf-8")
-    return f"<style>\n{_style()}</style>\n<script>\n{script}</script>"
+    return f"<style>\n{_style()}</style>\n<script>\nconst TOO_MANY_BYTES = {MOST_BYTES + 1};\n{script}</script>"
 
 
 def _style() -> str:
