@@ -166,7 +166,9 @@ def test_two_photographs_are_compared_and_a_bad_file_is_refused_at_once(
     assert window.faults() == []
 
 
-def test_advice_is_listed_and_the_edit_is_shown_under_a_slider_that_keys_move(window: Window, good: list[Path]) -> None:
+def test_advice_is_listed_and_the_edit_is_shown_under_a_slider_that_keys_move(
+    window: Window, good: list[Path], bad: dict[str, Path]
+) -> None:
     window.tab("Advice")
     drop(window, good[0])
     window.press("Advise")
@@ -185,6 +187,12 @@ def test_advice_is_listed_and_the_edit_is_shown_under_a_slider_that_keys_move(wi
     window.page.wait_for_function("words => document.querySelector('.trial .said').innerText !== words", arg=first)
     chosen = window.panel().get_by_label("Make this edit and look at it").input_value()
     assert chosen.startswith(trial.locator(".said").inner_text().rstrip("."))
+    drop(window, good[1])
+    trial.wait_for(state="hidden")
+    drop(window, bad["truncated"])
+    window.panel().get_by_text("is truncated").wait_for()
+    window.press("Advise")
+    window.page.get_by_text("Choose a photograph first.").wait_for()
 
 
 def test_a_dataset_is_browsed_and_filtered(window: Window) -> None:
