@@ -125,15 +125,14 @@ class LogitExpectationScorer:
         if self.tokens == "digits":
             from redaes.models.forward import prefill
 
-            model, processor = self._ours
+            model = self._ours[0]
             last = prefill(model, inputs.to(model.device), use_cache=False).logits
         else:
-            model, processor = self._any.model, self._any.processor
+            model = self._any.model
             # Of a model whose code comes with its checkpoint nobody knows.
             only_last = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
             last = model(**inputs.to(model.device), use_cache=False, **only_last).logits[:, -1]
-        spellings = answer_tokens(processor.tokenizer, self.tokens)
-        return torch.stack([last[:, ids].double().logsumexp(-1) for ids in spellings], -1)
+        return torch.stack([last[:, ids].double().logsumexp(-1) for ids in self._spellings], -1)
 
     def _expected(self, logits: "Tensor") -> list[Score]:
         import torch
@@ -150,6 +149,11 @@ class LogitExpectationScorer:
         model, processor = open_model(Backbone(path=self._local.settings.model))
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         return model.requires_grad_(False).eval().to(device), processor
+
+    @cached_property
+    def _spellings(self) -> list[list[int]]:
+        processor = self._ours[1] if self.tokens == "digits" else self._any.processor
+        return answer_tokens(processor.tokenizer, self.tokens)
 
     @cached_property
     def _any(self) -> LocalModel:
