@@ -142,7 +142,7 @@ class Browser:
         if kind != "rejected":
             for i in ids:
                 held.siblings[i] = self._read("edits", Edit, self._edits_of[i])
-        album = Album(self.dataset, PICTURES_SHOWN)
+        album = Album(PICTURES_SHOWN, self.dataset.path)
         return Gallery(held, album, self.threshold, self.config.get("mode") == "lazy").cards()
 
     def _read(self, name: str, kind: type[R], places: Sequence[int]) -> list[R]:
