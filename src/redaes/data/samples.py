@@ -79,8 +79,12 @@ def predict_edit(pair: Judged) -> Sample:
 
 def calibrate(record: ScoreRecord) -> Sample:
     """Stage 2: one image, the judges' reasoning and its consensus score."""
-    answer = format_answer(record.fused.value, record.reasoning)
-    return Sample("calibrate", (record.source.image,), render("score"), answer)
+    return scored_sample(record.source.image, record.fused.value, record.reasoning)
+
+
+def scored_sample(image: str, score: float, reasoning: str | None) -> Sample:
+    """One image and its absolute score in [0, 10]."""
+    return Sample("calibrate", (image,), render("score"), format_answer(score, reasoning))
 
 
 def absolute(pair: PairRecord, reasoning: str | None) -> tuple[Sample, Sample]:
