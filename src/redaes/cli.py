@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
+    "serve": Command("redaes.commands.serve:serve", "scores, comparisons and rankings over HTTP"),
     "evaluate": Command(
         "redaes.commands.evaluate:evaluate", "agreement with people on benchmarks, or with the judges, with intervals"
     ),
