@@ -52,6 +52,7 @@ COMMANDS: dict[str, Command] = {
     "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
     "serve": Command("redaes.commands.serve:serve", "scores, comparisons and rankings over HTTP"),
+    "advise": Command("redaes.commands.advise:advise", "which edit would help a photograph, and by how much; make it"),
     "evaluate": Command(
         "redaes.commands.evaluate:evaluate", "agreement with people on benchmarks, or with the judges, with intervals"
     ),

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from redaes.editors import Editor
-from redaes.editors.operations import OPERATIONS, STRENGTHS, strength_of
-from redaes.editors.procedural import ColourEditor, GeometryEditor, ProceduralEditor, ToneEditor
+from redaes.editors.operations import OPERATIONS, STRENGTHS, request, strength_of
+from redaes.editors.procedural import ColourEditor, GeometryEditor, PlainEditor, ProceduralEditor, ToneEditor
 from redaes.errors import UserError
 from redaes.judges import measures as m
 from redaes.judges.measures import Pixels
@@ -26,8 +26,7 @@ def photo() -> Image.Image:
 
 
 def instruction(category: str, strength: str = "clearly") -> Instruction:
-    operation = OPERATIONS[category]
-    return Instruction(text=operation.request.format(strength), category=category, orientation=operation.orientation)
+    return request(category, strength)
 
 
 def applied(category: str, image: Image.Image, strength: float = 1.0) -> Image.Image:
@@ -56,6 +55,14 @@ def test_every_editor_attempts_every_instruction_deterministically(
     assert edited.size == photo.size
     assert edited.mode == "RGB"
     assert edited.tobytes() == editor.edit(photo.copy(), instruction(category), seed=3).tobytes()
+
+
+def test_the_plain_editor_does_what_is_asked_and_nothing_else(photo: Image.Image) -> None:
+    for category, strength in (("brighten", "strongly"), ("saturate", "slightly"), ("sharpen", "clearly")):
+        edited = PlainEditor().edit(photo, instruction(category, strength), seed=1)
+        assert edited.tobytes() == applied(category, photo, STRENGTHS[strength]).tobytes()
+    with pytest.raises(UserError, match=r"procedural cannot do 'brightn'.*brighten"):
+        PlainEditor().edit(photo, instruction("brighten").model_copy(update={"category": "brightn"}), seed=1)
 
 
 @pytest.mark.parametrize("name", EDITORS)

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from PIL import ImageChops, ImageEnhance, ImageFilter, ImageOps
 from PIL.Image import Image
 
-from redaes.records import Orientation
+from redaes.records import Instruction, Orientation
 
 Family = Literal["tone", "colour", "detail", "geometry", "content"]
 Operator = Callable[[Image, float, random.Random], Image]
@@ -306,6 +306,23 @@ OPERATIONS: dict[str, Operation] = {
     "sepia": _row("content", "content", False, "Give the photograph {} an old sepia look.", _sepia),
     "sketch": _row("content", "content", False, "Draw the outlines {} in ink.", _sketch),
 }
+
+
+def request(category: str, strength: str = "clearly", analysis: str = "") -> Instruction:
+    """Ask for one operation.
+
+    Args:
+        category: a row of `OPERATIONS`.
+        strength: a word of `STRENGTHS`.
+        analysis: the deficiency that it mends.
+
+    Example:
+        >>> request("sharpen", "slightly").text
+        'Sharpen the detail slightly.'
+    """
+    operation = OPERATIONS[category]
+    text = operation.request.format(strength)
+    return Instruction(text=text, category=category, orientation=operation.orientation, analysis=analysis)
 
 
 def strength_of(text: str) -> float:

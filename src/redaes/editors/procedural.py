@@ -1,6 +1,7 @@
-"""Five procedural editors: stand-ins for five generative ones, each with a character of its own.
+"""Procedural editors: one that does as it is told, and five stand-ins for generative ones, each with a character.
 
-All five attempt every instruction, as five editing models would. An editor does its own family well: the asked
+`procedural` is for photographs that are to become better: every operation, at the asked strength. The other five
+attempt every instruction, as five editing models would. An editor does its own family well: the asked
 strength, little variation. Outside it, it is unsure of the strength, sometimes hardly does anything, and leaves its
 mark on the picture. So edits of one instruction differ, some fail verification, and choosing among them means
 something. The same image, instruction and seed always give the same pixels.
@@ -9,7 +10,7 @@ something. The same image, instruction and seed always give the same pixels.
 import random
 from typing import TYPE_CHECKING
 
-from redaes.editors.operations import OPERATIONS, Family, strength_of
+from redaes.editors.operations import OPERATIONS, Family, Operation, strength_of
 from redaes.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -18,8 +19,19 @@ if TYPE_CHECKING:
     from redaes.records import Instruction
 
 
+class PlainEditor:
+    """`procedural`: every operation at exactly the asked strength, and nothing else."""
+
+    name = "procedural"
+
+    def edit(self, image: "Image", instruction: "Instruction", seed: int) -> "Image":
+        """Carry out an instruction; arguments and errors as of `ProceduralEditor.edit`."""
+        rng = random.Random(f"{self.name}/{instruction.category}/{seed}")
+        return _operation(self.name, instruction).operator(image, strength_of(instruction.text), rng)
+
+
 class ProceduralEditor:
-    """What the five editors share.
+    """What the five editors with a character share.
 
     Args:
         clumsiness: strength outside the own family varies by up to this share, in [0, 1]; None keeps the editor's.
@@ -47,10 +59,7 @@ class ProceduralEditor:
         Raises:
             UserError: a category this editor does not know.
         """
-        operation = OPERATIONS.get(instruction.category)
-        if operation is None:
-            known = nearest(instruction.category, OPERATIONS)
-            raise UserError(f"{self.name} cannot do {instruction.category!r} ({known})")
+        operation = _operation(self.name, instruction)
         rng = random.Random(f"{self.name}/{instruction.category}/{seed}")
         strength = strength_of(instruction.text)
         if operation.family == self.family:
@@ -100,3 +109,10 @@ class ContentEditor(ProceduralEditor):
     name = "procedural/content"
     family: Family = "content"
     signature = ("denoise", 1.2)
+
+
+def _operation(editor: str, instruction: "Instruction") -> Operation:
+    operation = OPERATIONS.get(instruction.category)
+    if operation is None:
+        raise UserError(f"{editor} cannot do {instruction.category!r} ({nearest(instruction.category, OPERATIONS)})")
+    return operation

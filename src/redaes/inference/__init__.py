@@ -63,3 +63,21 @@ class ScorerProtocol(Protocol):
     def score(self, images: "Sequence[Image | str | Path]") -> list[Score]:
         """Score each image seen alone, in order; one `Score` per image."""
         ...
+
+
+@runtime_checkable
+class ComparerProtocol(Protocol):
+    """A scorer that also compares two images (PT-O1)."""
+
+    def compare(self, a: "Image | str | Path", b: "Image | str | Path") -> Difference:
+        """By how much `b` is better than `a`."""
+        ...
+
+
+@runtime_checkable
+class EditPredictorProtocol(Protocol):
+    """A scorer that also predicts what an edit would do, before it is made (PT-O2)."""
+
+    def predict_edits(self, questions: "Sequence[tuple[Image | str | Path, str]]") -> list[Difference]:
+        """By how much each image would be better after the edit that the instruction beside it asks for."""
+        ...

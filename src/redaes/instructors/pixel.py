@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from redaes.editors.operations import OPERATIONS, STRENGTHS
+from redaes.editors.operations import OPERATIONS, STRENGTHS, request
 from redaes.errors import UserError, nearest
 from redaes.judges import measures as m
 from redaes.judges.measures import Measure, Pixels
@@ -107,13 +107,13 @@ class PixelInstructor:
         )
         if content:
             category = rng.choice(list(CONTENT_REMEDIES))
-            return _instruction(category, strength, CONTENT_REMEDIES[category])
+            return request(category, strength, CONTENT_REMEDIES[category])
         pixels = Pixels.of(image)
         found = [(deficiency, deficiency.severity(pixels)) for deficiency in DEFICIENCIES]
         worst = max(severity for _, severity in found)
         plain = [(d, severity**2) for d, severity in found if severity > max(0.1, worst / 3)] or [(NOTHING_WRONG, 1.0)]
         chosen = rng.choices([d for d, _ in plain], [weight for _, weight in plain])[0]
-        return _instruction(rng.choice(chosen.remedies), strength, chosen.analysis)
+        return request(rng.choice(chosen.remedies), strength, chosen.analysis)
 
     def diversify(self, image: "Image", count: int, seed: int) -> list[Instruction]:
         """`count` different edits, improving or not, drawn without replacement from the table of operations.
@@ -132,10 +132,4 @@ class PixelInstructor:
             raise UserError(f"{count} different edits asked for; there are {len(names) * len(STRENGTHS)}")
         strengths = {name: rng.sample(list(STRENGTHS), len(STRENGTHS)) for name in names}
         drawn = [name for _ in STRENGTHS for name in rng.sample(names, len(names))][:count]
-        return [_instruction(name, strengths[name].pop(), "") for name in drawn]
-
-
-def _instruction(category: str, strength: str, analysis: str) -> Instruction:
-    operation = OPERATIONS[category]
-    text = operation.request.format(strength)
-    return Instruction(text=text, category=category, orientation=operation.orientation, analysis=analysis)
+        return [request(name, strengths[name].pop()) for name in drawn]

@@ -44,3 +44,26 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise UserError(f"{path} is no mapping of keys to values")
     return read
+
+
+def read_plugin(text: str) -> Any:
+    """A plug-in as a command line names it: by name, as a YAML mapping with settings, or by a file that holds one.
+
+    Raises:
+        UserError: no such file, or no such mapping.
+
+    Example:
+        >>> read_plugin("pixel"), read_plugin("{class_path: pixel, init_args: {content_share: 0.5}}")
+        ('pixel', {'class_path': 'pixel', 'init_args': {'content_share': 0.5}})
+    """
+    import yaml
+
+    if text.endswith((".yaml", ".yml")):
+        return read_mapping(resolve_config(text))
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        read = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"cannot read {text!r}: {str(error).splitlines()[0]}") from error
+    return read
