@@ -29,7 +29,8 @@ def serve(
 
     POST /score, /rank and /compare take images as multipart/form-data or base64 in JSON; GET /health, /ready, /metrics
     and /openapi.json. If REDAES_SERVE_TOKEN is set, clients must show it as a bearer token. SIGTERM lets what was
-    accepted be answered, and then ends with exit code 0.
+    accepted be answered, and then ends with exit code 0. A gray image is scored first, so that a model that cannot be
+    opened, or a wrong key, is told before anybody asks.
 
     Args:
         model: a trained checkpoint folder, or 'nano', the small model that comes with the package.
@@ -60,6 +61,8 @@ def serve(
         from redaes.serve.app import create_app
     except ModuleNotFoundError as error:
         raise UserError(f"redaes serve needs {error.name}; pip install 'redaes[serve]'") from error
+    from PIL import Image
+
     from redaes.inference.listing import fingerprint, load_scorer
     from redaes.serve.settings import Settings, token_from_environment
 
@@ -67,12 +70,15 @@ def serve(
     settings, token = Settings(**chosen), token_from_environment()
     listening = _listen(host, port)
     loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
+    # The first answer is slower, and some open their weights, or show their key, only then.
+    loaded.score([Image.new("RGB", (64, 64), "gray")])
     name = f"{scorer}:{Path(model).resolve().name}" if Path(model).is_dir() else fingerprint(model, scorer)
     app = create_app(loaded, settings, model=name, token=token)
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
+        server_header=False,
         timeout_keep_alive=75,  # longer than a proxy keeps an idle connection, so that it is the one that closes it
         timeout_graceful_shutdown=int(settings.timeout) + 5,
     )

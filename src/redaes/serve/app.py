@@ -57,6 +57,7 @@ def create_app(
     app.add_middleware(CountRequests, metrics=desk.metrics)
     _add_questions(app, desk, model, [Depends(_bearer(token))] if token else [])
     _add_state(app, desk, model, [Depends(_bearer(token))] if token else [])
+    problems.describe(app)
     return app
 
 

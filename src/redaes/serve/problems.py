@@ -77,6 +77,19 @@ def install(app: FastAPI) -> None:
         return Problem(500, "a fault in the server; its log says more").response()
 
 
+def describe(app: FastAPI) -> None:
+    """Put the shape of problem details into an application's OpenAPI schema, for `responses` to refer to."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = plain()
+        own = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+        described["components"]["schemas"] |= own.pop("$defs") | {"ProblemDetails": own}
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """These statuses, for an OpenAPI schema."""
     schema = {"$ref": "#/components/schemas/ProblemDetails"}
@@ -89,9 +102,9 @@ _MEANINGS = {
     400: "The body is not what its content type says.",
     401: "The bearer token is missing or wrong.",
     408: "The upload took too long.",
-    413: "The body, or the number of images, is above the limit.",
+    413: "The body is larger than the limit.",
     415: "The content type is neither multipart/form-data nor application/json.",
-    422: "No image, or one that cannot be used; `images` says which.",
+    422: "No image, too many, or one that cannot be used; `images` says which.",
     500: "The scorer failed on an image; `images` says which.",
     501: "The scorer cannot compare two images.",
     503: "Too much to do at present; try again after `Retry-After` seconds.",

@@ -1,5 +1,6 @@
 """What the endpoint accepts, and how it batches."""
 
+import math
 import os
 from dataclasses import dataclass, fields
 
@@ -41,9 +42,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.name in ("gather_ms", "cache") else 1
-            if not least <= value < float("inf") and not (field.type is float and value > 0):
-                raise UserError(f"{field.name} is {value}; it must be at least {least}")
+            value, may_be_0 = getattr(self, field.name), field.name in ("gather_ms", "cache")
+            if not (0 < value < math.inf or (may_be_0 and value == 0)):
+                raise UserError(f"{field.name} is {value}; it must be {'at least' if may_be_0 else 'above'} 0")
         if self.max_images > self.queue:
             raise UserError(f"max_images is {self.max_images}; it must be at most queue, which is {self.queue}")
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -22,10 +22,7 @@ from redaes.serve.problems import ImageFault, Problem
 from redaes.serve.schema import FIELD, ImagesInJson
 from redaes.serve.settings import Settings
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """What is decoded, by Pillow's names; it reads others too, some by starting a program (EPS)."""
 
 _LONGEST_NAME = 100
@@ -56,6 +53,8 @@ class Uploads:
         self.settings = settings
         self.threads = ThreadPoolExecutor(settings.decode_threads, "redaes-decode")
         self._held = 0
+        Image.init()
+        self._formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in every Pillow
 
     @contextmanager
     def body(self, request: Request) -> Iterator["Body"]:
@@ -76,7 +75,7 @@ class Uploads:
             raise Problem(503, "too many bytes are being uploaded; try again in 1 s", headers={"Retry-After": "1"})
         self._held += size
 
-    async def decode(self, uploads: list[Upload]) -> "list[Image]":
+    async def decode(self, uploads: list[Upload]) -> list[Image.Image]:
         """Decode a request's images, as many at a time as there are threads.
 
         Raises:
@@ -85,11 +84,11 @@ class Uploads:
         loop = asyncio.get_running_loop()
         turns = asyncio.Semaphore(self.settings.decode_threads)  # so that others' images come between those of one
 
-        async def one(upload: Upload) -> "Image | str":
+        async def one(upload: Upload) -> Image.Image | str:
             async with turns:
                 return await loop.run_in_executor(self.threads, self._decode, upload.data)
 
-        images: list[Image] = []
+        images: list[Image.Image] = []
         faults = []
         for index, image in enumerate(await asyncio.gather(*map(one, uploads))):
             if isinstance(image, str):
@@ -100,12 +99,12 @@ class Uploads:
             raise unusable(faults)
         return images
 
-    def _decode(self, data: bytes) -> "Image | str":
+    def _decode(self, data: bytes) -> Image.Image | str:
         if not data:
             return "is empty (0 bytes)"
         try:
             pixels = int(self.settings.max_megapixels * 1e6)
-            return decode_image(data, max_pixels=pixels, max_side=VIEW_SIDE, formats=FORMATS)
+            return decode_image(data, max_pixels=pixels, max_side=VIEW_SIDE, formats=self._formats)
         except DecodeError as error:
             return str(error)
 
@@ -224,7 +223,7 @@ def _malformed_form(message: str, limit: int) -> Problem:
 
 
 def _too_many(limit: int) -> Problem:
-    return Problem(413, f"there are too many images; the limit of a request is {limit}")
+    return Problem(422, f"there are too many images; the limit of a request is {limit}")
 
 
 def _short(text: str) -> str:
