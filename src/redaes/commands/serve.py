@@ -93,6 +93,8 @@ def serve(
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket bound before the model is loaded, so that a taken port is known at once."""
+    if not 0 <= port < 1 << 16:  # getaddrinfo takes its remainder
+        raise UserError(f"--port is {port}; it must be at least 0 and at most {(1 << 16) - 1}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -101,7 +103,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise UserError(f"cannot listen at {host}:{port}: {reason}; choose another --host or --port") from error
     return listening
