@@ -13,15 +13,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from redaes.inference.scorer import Score, Scorer
+    from redaes.inference import Difference, Ranked, Score
+    from redaes.inference.scorer import Scorer
     from redaes.registry import load_plugin
 
 __version__ = "0.1.0"
-__all__ = ["Score", "Scorer", "__version__", "load_plugin"]
+__all__ = ["Difference", "Ranked", "Score", "Scorer", "__version__", "load_plugin"]
 
 _LAZY = {
     "Scorer": "redaes.inference.scorer",
-    "Score": "redaes.inference.scorer",
+    "Score": "redaes.inference",
+    "Difference": "redaes.inference",
+    "Ranked": "redaes.inference",
     "load_plugin": "redaes.registry",
 }
 

@@ -53,9 +53,12 @@ COMMANDS: dict[str, Command] = {
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
     "serve": Command("redaes.commands.serve:serve", "scores, comparisons and rankings over HTTP"),
     "advise": Command("redaes.commands.advise:advise", "which edit would help a photograph, and by how much; make it"),
+    "app": Command("redaes.commands.app:app", "a web page on this computer: score, compare, advise, browse"),
+    "compare": Command("redaes.commands.compare:compare", "which of two images is better, by how much and why"),
     "evaluate": Command(
         "redaes.commands.evaluate:evaluate", "agreement with people on benchmarks, or with the judges, with intervals"
     ),
+    "table": Command("redaes.commands.table:table", "a table of the paper with ours beside it: redaes table 1"),
     "report": Command("redaes.commands.report:report", "the results of a run as a page, a table and JSON"),
     "export": Command("redaes.commands.export:export", "a plain Hugging Face directory from a checkpoint"),
     "plugins list": Command("redaes.commands.plugins:list_", "what is installed, without importing it"),

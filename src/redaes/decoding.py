@@ -87,11 +87,40 @@ def _decode(file: Path | BytesIO, max_pixels: int, max_side: int | None, formats
             enough = min(1.0, 1.5 * max_side / max(width, height))
             opened.draft(None, (ceil(width * enough), ceil(height * enough)))  # nothing unless it is a JPEG
         opened.load()
-        orientation = _orientation(opened)
-        image = _to_srgb(opened)
+        return _as_seen(opened, max_side)
+
+
+def as_seen(image: "Image", max_side: int | None = None) -> "Image":
+    """An image that Pillow has opened, or made, as `decode_image` would give it; the image itself is left as it is.
+
+    Args:
+        image: of any mode.
+        max_side: if given, the longer side of the result is at most this many pixels.
+
+    Returns:
+        Upright RGB; the image itself if it is that already.
+
+    Raises:
+        DecodeError: an image opened lazily whose file cannot be decoded.
+    """
+    if image.mode == "RGB" and not image.info and (max_side is None or max(image.size) <= max_side):
+        return image
+    try:
+        return _as_seen(image, max_side)
+    except Exception as error:  # as in `decode_image`
+        raise DecodeError(explain(error)) from error
+
+
+def _as_seen(image: "Image", max_side: int | None) -> "Image":
+    from PIL import Image
+
+    orientation = _orientation(image)
+    seen = _to_srgb(image)
     if max_side is not None:
-        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return _upright(image, orientation)
+        seen.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    seen = _upright(seen, orientation)
+    seen.info = {}  # its orientation and its colour profile hold no longer
+    return seen
 
 
 def _orientation(image: "Image") -> int:

@@ -78,7 +78,7 @@ def test_a_repeated_command_scores_only_what_is_new(
     ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
-    _, first, _ = run(capsys, *words, "--samples", "8")
+    _, first, _ = run(capsys, *words, "--images", "8")
     assert first[0]["n_drawn"] == len(ASKED) == 8
     _, (whole,), errors = run(capsys, *words)
     assert len(ASKED) == whole["n_found"] == 20
@@ -142,7 +142,7 @@ def test_a_scorer_whose_settings_are_at_fault_stops_with_one_line(
 
 
 def test_the_table_says_what_each_number_counts(ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"), "--samples", "8")
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"), "--images", "8")
     assert main(["evaluate", "--scorer", f"{__name__}.Brightness", *words]) == 0
     lines = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in capsys.readouterr().out.splitlines()]
     head, row = lines[1], next(line for line in lines if line and line[0] == "ava")
@@ -164,7 +164,7 @@ def test_several_benchmarks_each_have_a_root(ava: Path, tmp_path: Path, capsys: 
 
 def test_the_real_nano_model_is_measured(ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
-    assert main(["evaluate", *words, "--model", "nano", "--samples", "4", "--format", "json"]) == 0
+    assert main(["evaluate", *words, "--model", "nano", "--images", "4", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["n_scored"] + found["n_unparsed"] == found["n_drawn"] == 4
     assert found["fingerprint"].startswith("nano@")

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from redaes.inference.listing import read_rows
 from redaes.models.vlm import shipped_nano
 
 THIRD_PARTY = """
@@ -33,8 +35,13 @@ class Brightness:
 """
 
 
+def beside(folder: Path) -> dict[str, str]:
+    """Modules of a folder can be imported, beside what could be before."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
+
+
 def redaes(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd or "")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **beside(cwd or Path())}
     command = [sys.executable, "-m", "redaes", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
 
@@ -151,24 +158,26 @@ def test_a_file_of_scores_is_continued_not_repeated(photos: Path, tmp_path: Path
     assert [Path(row["path"]).name for row in rows] == ["plain.png", "deep.png"]
 
 
-def test_work_that_was_killed_is_continued_where_it_stopped(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_work_that_was_killed_is_continued_where_it_stopped(photos: Path, tmp_path: Path, form: str) -> None:
     (tmp_path / "third_party.py").write_text(THIRD_PARTY)
-    output = tmp_path / "scores.jsonl"
+    output = tmp_path / f"scores.{form}"
+    lines = tmp_path / ".scores.parquet.jsonl" if form == "parquet" else output
     arguments = ["score", str(photos / "sub"), str(photos / "plain.png"), str(photos / "deep.png"), "--batch_size", "1"]
     arguments += ["--scorer", "third_party.Brightness", "--output", str(output)]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, **beside(tmp_path)}
     slow = [sys.executable, "-m", "redaes", *arguments, "--model", "1.5"]
     process = subprocess.Popen(slow, env=environment, stderr=subprocess.DEVNULL)
-    while not output.exists() or len(output.read_text().splitlines()) < 2:
+    while not lines.exists() or len(lines.read_text().splitlines()) < 2:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = output.read_text()
+    kept = read_rows(output, form)
     result = redaes(*arguments, "--model", "1.5", cwd=tmp_path)
     assert "already holds 2 of 3 images" in result.stderr
-    assert output.read_text().startswith(kept)
-    assert len(output.read_text().splitlines()) == 3
+    assert read_rows(output, form)[:2] == kept
+    assert len(read_rows(output, form)) == 3
 
 
 def test_two_models_never_share_a_file(photos: Path, tmp_path: Path) -> None:
@@ -222,6 +231,43 @@ def test_a_ranking_is_best_first_and_a_page_of_its_own(photos: Path, tmp_path: P
     best = redaes(*arguments, "--top", "2", cwd=tmp_path)
     assert sum("█" in line or "░" in line for line in best.stdout.splitlines()) == 2
     assert "\x1b[31mclear" not in best.stdout
+
+
+def test_a_burst_is_ranked_by_its_best_and_stars_lie_beside_the_photographs(tmp_path: Path) -> None:
+    (tmp_path / "third_party.py").write_text(THIRD_PARTY)
+    pattern = np.random.default_rng(0).integers(0, 120, (8, 8), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    for name, level in (("a1", 20), ("a2", 120), ("a3", 60)):
+        Image.fromarray(pattern + np.uint8(level)).save(tmp_path / f"{name}.png")
+    Image.fromarray(pattern.T[::-1] + np.uint8(135)).save(tmp_path / "b.png")
+    (tmp_path / "b.xmp").write_text("no xmp")
+    arguments = ["rank", tmp_path, "--scorer", "third_party.Brightness", "--bursts", "--xmp", "--stars", "relative"]
+    result = redaes(*arguments, "--format", "jsonl", "--html", tmp_path / "page.html", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = rows_of(result)
+    assert list(rows) == ["b.png", "a2.png"]
+    assert [(row["rank"], row["burst"], row["best"], row["stars"]) for row in rows.values()] == [
+        (1, 2, True, 5),
+        (2, 1, True, 3),
+    ]
+    assert "4 images, 1 bursts of two and more" in result.stderr
+    assert "b.xmp is no XMP file" in result.stderr
+    assert "rated 4 images in 7 sidecars" in result.stderr
+    stars = {path.name: path.read_text().partition('xmp:Rating="')[2][:1] for path in tmp_path.glob("*.png.xmp")}
+    assert stars == {"a1.png.xmp": "1", "a2.png.xmp": "3", "a3.png.xmp": "1", "b.png.xmp": "5"}
+    assert "The best of a burst of 3" in (tmp_path / "page.html").read_text()
+
+
+def test_shards_of_images_give_shards_of_rows(tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "third_party.py").write_text(THIRD_PARTY)
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        tar.add(photos / "plain.png", "0001.png")
+        tar.add(photos / "deep.png", "0002.png")
+    arguments = ["score", tmp_path / "00000.tar", "--scorer", "third_party.Brightness"]
+    result = redaes(*arguments, "--output", tmp_path / "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = read_rows(tmp_path / "out" / "00000.scores.parquet", "parquet")
+    assert [row.path for row in rows] == ["00000.tar/0001", "00000.tar/0002"]
+    assert "name a folder with --output" in one_line(redaes(*arguments, cwd=tmp_path))
 
 
 def test_the_shipped_model_ranks_a_folder(photos: Path) -> None:

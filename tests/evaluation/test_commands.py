@@ -26,7 +26,8 @@ class Contrast:
 def redaes(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     (cwd / "third_party.py").write_text(THIRD_PARTY)
     command = [sys.executable, "-m", "redaes", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(cwd), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(cwd), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
 
 
@@ -46,7 +47,7 @@ def test_an_evaluation_becomes_a_report(finished_run: Path, tmp_path: Path) -> N
         "image", "group", "photograph", "g", "truth", "score", "reasoning", "text"
     }  # fmt: skip
 
-    some = redaes(*arguments, "--samples", "10", "--output", tmp_path / "some.json", cwd=tmp_path)
+    some = redaes(*arguments, "--images", "10", "--output", tmp_path / "some.json", cwd=tmp_path)
     assert some.returncode == 0, some.stderr
     assert json.loads((tmp_path / "some.json").read_text())["metrics"]["n"] == 12
 
@@ -64,7 +65,7 @@ def test_an_evaluation_becomes_a_report(finished_run: Path, tmp_path: Path) -> N
     [
         ("no dataset at", ["evaluate", "--data", "missing"]),
         ("no groups in the split 'validation'", ["evaluate", "--data", "data", "--split", "validation"]),
-        ("must be at least 1", ["evaluate", "--data", "data", "--samples", "0"]),
+        ("must be at least 1", ["evaluate", "--data", "data", "--images", "0"]),
         ("no run folder", ["report", "missing"]),
         ("holds nothing of a run", ["report", "empty"]),
     ],

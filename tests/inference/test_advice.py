@@ -28,10 +28,10 @@ class ToneScorer:
     def predict_edits(self, questions: Sequence[tuple[Image.Image, str]]) -> list[Difference]:
         return [Difference(self.expected.get(text), "", text) for _, text in questions]
 
-    def compare(self, a: Image.Image, b: Image.Image) -> Difference:
-        self.compared += 1
-        verdict = ToneJudge().compare(a, b)
-        return Difference(verdict.value, verdict.reasoning, "")
+    def compare_pairs(self, pairs: Sequence[tuple[Image.Image, Image.Image]]) -> list[Difference]:
+        self.compared += len(pairs)
+        verdicts = [ToneJudge().compare(a, b) for a, b in pairs]
+        return [Difference(verdict.value, verdict.reasoning, "") for verdict in verdicts]
 
 
 @pytest.fixture(scope="module")

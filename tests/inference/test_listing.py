@@ -12,7 +12,7 @@ from PIL import Image
 
 from redaes.errors import UserError
 from redaes.inference import Score, ScorerProtocol
-from redaes.inference.listing import Row, RowWriter, header, printable, read_rows, score_files, to_line
+from redaes.inference.listing import Row, RowWriter, header, printable, read_rows, rows_to_keep, score_files, to_line
 
 
 class BrightnessScorer:
@@ -114,6 +114,21 @@ def test_every_batch_is_on_disk_before_the_next_and_a_torn_line_is_left_out(tmp_
         writer.add([second])
     path.write_bytes(path.read_bytes()[:-4])
     assert read_rows(path, form) == [first]
+
+
+def test_rows_of_an_interrupted_parquet_file_are_those_that_it_began_with_and_the_new_ones(tmp_path: Path) -> None:
+    path, first, second = tmp_path / "rows.parquet", Row("a", 5.0, "", "", "m"), Row("b", 6.0, "", "", "m")
+    with RowWriter(path, "parquet") as writer:
+        writer.add([first])
+    writer = RowWriter(path, "parquet", rows_to_keep(path, "parquet", "m"))
+    writer.add([second])  # and the process is killed while it writes the next
+    with (tmp_path / ".rows.parquet.jsonl").open("a") as file:
+        file.write('{"path": "c", "sc')
+    assert rows_to_keep(path, "parquet", "m") == [first, second]
+    with RowWriter(path, "parquet", rows_to_keep(path, "parquet", "m")):
+        pass
+    assert read_rows(path, "parquet") == [first, second]
+    assert sorted(tmp_path.iterdir()) == [path]
 
 
 def test_parquet_keeps_what_was_scored_when_the_work_breaks_off(tmp_path: Path) -> None:

@@ -12,91 +12,123 @@ from redaes.errors import UserError
 from redaes.records import Split
 
 if TYPE_CHECKING:
-    from redaes.data.benchmarks import Benchmark
+    from rich.table import Table
+
+    from redaes.evaluation.matrix import Settings
+    from redaes.evaluation.rivals import Rival, Wanted
 
 
 def evaluate(
     data: str = "data",
     output: str = "evaluation.json",
-    model: str = "nano",
+    model: list[str] | None = None,
     split: Split = "test",
+    images: int | None = None,
     samples: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     device: str | None = None,
-    scorer: str = "redaes",
+    devices: str | None = None,
+    shard: str | None = None,
+    scorer: list[str] | None = None,
     benchmark: list[str] | None = None,
     root: list[str] | None = None,
+    config: str | None = None,
+    all: bool = False,
     predictions: str = "runs/evaluation",
+    html: str | None = None,
     format: Literal["table", "json"] = "table",
     list: bool = False,
 ) -> int:
     """Score images and measure the agreement with people (--benchmark) or with the judges of a dataset (--data).
 
-    On benchmarks every answer is kept, and a repeated command scores only what is missing. Several benchmarks are given
-    by repeating the option: --benchmark ava --root ava=/data/AVA --benchmark para --root para=/data/PARA.
+    On benchmarks every answer is kept, and a repeated command scores only what is missing. Options that name things can
+    be repeated: --benchmark ava --root ava=/data/AVA --benchmark para --root para=/data/PARA --model nano --model M.
+    What cannot be done, such as a scorer whose key is not there, is said in a line, and the rest goes on.
 
     Args:
-        data: a dataset folder written by `redaes data build`; not used with --benchmark.
+        data: a dataset folder written by `redaes data build`; not used with benchmarks.
         output: the JSON file to write for --data: measures with 95 % intervals, and every prediction.
-        model: a trained checkpoint folder, or 'nano', the small model that comes with the package.
+        model: a trained checkpoint folder, or 'nano', the small model that comes with the package. Default: nano.
         split: train, validation or test.
-        samples: evaluate about this many images only, drawn at random but always the same; of a dataset whole groups.
-        batch_size: images scored at once.
+        images: evaluate about this many images only, drawn at random but always the same; of a dataset whole groups.
+        samples: answers about each image, for a scorer that draws them: their mean is the score, and each image of a
+            benchmark gets an interval that holds people's score with a probability of 95 %.
+        batch_size: images scored at once. Default: the scorer's own choice, 16 of our models.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
-        scorer: the plug-in that serves the model (`redaes plugins list`), or a ready configuration of one, such as
+        devices: one process on each of these, such as 'cuda:0,cuda:1', or on so many GPUs (without a GPU: so many
+            processes), for benchmarks.
+        shard: score this part of every benchmark only, such as 2/4: one command for each part, all with the same folder
+            of predictions. The last one prints the results.
+        scorer: the plug-in that serves the models (`redaes plugins list`), or a ready configuration of one, such as
             benchmarks/scorers/qwen2.5-vl-7b.yaml, which then says which model.
         benchmark: name of a benchmark (--list), or a YAML file with a plug-in's class_path and init_args.
-        root: folder of the official download; with several benchmarks NAME=FOLDER.
+        root: folder of the official download, or one that holds several; of one benchmark among others NAME=FOLDER.
+        config: a YAML file of benchmarks and scorers, such as benchmarks/table1.yaml, in addition to those of options.
+        all: every benchmark that is found under --root, with the scorers given, or else all of benchmarks/table1.yaml.
         predictions: folder where the answers on benchmarks are kept.
+        html: the page to write of the benchmarks evaluated, with every scorer that the folder of predictions has on
+            them; without a benchmark of everything in that folder, and nothing is scored.
         format: of what is printed of benchmarks: table for people, json for programs, one line each.
-        list: only say which benchmarks there are, where each is obtained and under what terms.
+        list: only say which benchmarks there are, where each is obtained, under what terms, and what --root holds.
 
     Returns:
-        The exit code: 0, or 1 where images could not be opened or scored.
+        The exit code: 0, or 1 where images could not be opened or scored, or something named could not be evaluated.
 
     Raises:
         UserError: no such dataset or benchmark, no groups in the split, a model that cannot be loaded.
     """
+    from redaes.evaluation.rivals import asked_for, scorers_named
+
+    for name, value in (("images", images), ("samples", samples), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}; it must be at least 1")
     if list:
-        return _list(format)
-    if benchmark:
-        made = [_benchmark(name, root or []) for name in benchmark]
-        return _on_benchmarks(made, scorer, model, batch_size, device, Path(predictions), samples, format)
-    return _on_groups(data, output, model, split, samples, batch_size, device, scorer)
+        return _list(root or [], format)
+    if benchmark or config or all:
+        from redaes.evaluation.matrix import Settings, shard_of
+        from redaes.evaluation.processes import device_names
+
+        on = tuple(device_names(devices)) if devices else ()
+        settings = Settings(images, samples, batch_size, device, on, shard_of(shard) if shard else (1, 1))
+        asked = asked_for(benchmark or [], scorer or [], model or [], config, root or [], everything=all)
+        return _on_benchmarks(*asked, root or [], Path(predictions), settings, format, html)
+    if html:
+        return _page(Path(predictions), html)
+    rivals = scorers_named(scorer or [], model or [])
+    if len(rivals) > 1 or devices or shard:
+        raise UserError(
+            "--data takes one --model or --scorer, and neither --devices nor --shard; see --benchmark groups"
+        )
+    return _on_groups(data, output, rivals[0], split, images, samples, batch_size or 16, device)
 
 
 def _on_groups(
     data: str,
     output: str,
-    model: str,
+    rival: "Rival",
     split: Split,
+    images: int | None,
     samples: int | None,
     batch_size: int,
     device: str | None,
-    scorer: str,
 ) -> int:
     """Measure on the groups of a dataset and write one JSON file."""
     from redaes.evaluation.runner import choose_groups, evaluation_document, predict, write_evaluation
-    from redaes.inference.listing import fingerprint, load_scorer
     from redaes.inference.terminal import with_progress
 
-    for name, value in (("samples", samples), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}; it must be at least 1")
     dataset = Manifest(data)
-    groups = choose_groups(dataset.groups(split), samples)
+    groups = choose_groups(dataset.groups(split), images)
     if not groups:
         raise UserError(f"{data} has no groups in the split {split!r}")
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     total = sum(len(group.members) for group in groups)
-    name = fingerprint(model, scorer)
-    loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
+    loaded = rival.make(batch_size=batch_size, device=device, samples=samples)
     start = time.monotonic()
-    batches = with_progress(predict(dataset, groups, loaded, batch_size), total)
+    batches = with_progress(predict(dataset, groups, loaded.scorer, batch_size), total)
     predictions = [prediction for batch in batches for prediction in batch]
     seconds = time.monotonic() - start
-    document = evaluation_document(predictions, model=name, split=split, dataset=dataset, seconds=seconds)
+    document = evaluation_document(predictions, model=loaded.fingerprint, split=split, dataset=dataset, seconds=seconds)
     write_evaluation(path, document)
     print(_summary(document["metrics"]), file=sys.stderr)
     return 0
@@ -112,96 +144,94 @@ def _summary(metrics: "dict[str, dict[str, dict[str, float | None]]]") -> str:
     )
 
 
-def _benchmark(name: str, roots: Sequence[str]) -> "Benchmark":
-    """Load one benchmark from the root that is meant for it."""
-    from redaes.presets import read_mapping, resolve_config
-    from redaes.registry import create, split_spec
-
-    spec: Any = read_mapping(resolve_config(name)) if name.endswith((".yaml", ".yml")) else name
-    known, settings = split_spec(spec)
-    named = dict(part.split("=", 1) for part in roots if "=" in part)
-    plain = [part for part in roots if "=" not in part]
-    root = named.get(known) or (plain[0] if len(plain) == 1 else None)
-    if root is None and "root" not in settings:
-        raise UserError(f"where is {known}? give --root {known}=FOLDER; `redaes evaluate --list` says where to get it")
-    benchmark: Benchmark = create("benchmarks", spec, **({"root": root} if root else {})).load()
-    return benchmark
-
-
 def _on_benchmarks(
-    benchmarks: "Sequence[Benchmark]",
-    scorer: str,
-    model: str,
-    batch_size: int,
-    device: str | None,
+    wanted: "Sequence[Wanted]",
+    rivals: "Sequence[Rival]",
+    roots: Sequence[str],
     folder: Path,
-    samples: int | None,
+    settings: "Settings",
     format: Literal["table", "json"],
+    html: str | None,
 ) -> int:
-    """Score what is missing on each benchmark, and print what comes out of each."""
-    from redaes.evaluation.benchmarks import drawn, result, score_missing
+    """Score what is missing of each scorer on each benchmark, and print what comes out."""
+    from redaes.evaluation.matrix import evaluate_all
     from redaes.evaluation.predictions import Predictions
-    from redaes.evaluation.results import write_result
-    from redaes.inference.listing import fingerprint, load_scorer
+    from redaes.evaluation.rivals import load_all
     from redaes.inference.terminal import with_progress
-    from redaes.presets import read_mapping, resolve_config
-    from redaes.registry import create
 
-    if batch_size < 1 or (samples is not None and samples < 1):
-        raise UserError("--batch_size and --samples must be at least 1")
-    if scorer.endswith((".yaml", ".yml")):
-        ready = read_mapping(resolve_config(scorer))
-        name = str(ready.get("name", Path(scorer).stem))
-        loaded = create("scorers", ready["scorer"], batch_size=batch_size, device=device)
-        mark = getattr(loaded, "fingerprint", "") or f"{name}:{json.dumps(ready['scorer'], sort_keys=True)}"
-    else:
-        name, loaded = model, load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
-        mark = getattr(loaded, "fingerprint", "") or fingerprint(model, scorer)
-    kept, incomplete, results = Predictions(folder), False, []
-    for benchmark in benchmarks:
-        chosen = drawn(benchmark.items, samples)
-        missing = kept.missing(benchmark.name, mark, chosen)
-        if len(missing) < len(chosen):
-            print(f"{benchmark.name}: {len(chosen) - len(missing)} images are scored already", file=sys.stderr)
-        for batch in with_progress(score_missing(benchmark, missing, loaded, mark, kept, batch_size), len(missing)):
-            for answer in batch:
-                if answer.status in ("unreadable", "failed"):
-                    print(f"{benchmark.name}: {answer.id}: {answer.status}: {answer.error}", file=sys.stderr)
-        answers = kept.answers(benchmark.name, mark)
-        results.append(result(benchmark, chosen, answers, scorer=name, fingerprint=mark))
-        write_result(folder, results[-1])
-        incomplete |= bool(results[-1]["n_unreadable"] or results[-1]["n_failed"])
+    benchmarks, faults = load_all(wanted, roots, _say)
+    alone, results = len(wanted) * len(rivals) == 1, []
+    for found in evaluate_all(benchmarks, rivals, Predictions(folder), settings, _say, with_progress):
+        if isinstance(found, UserError):
+            if alone:
+                raise found
+            _say(str(found))
+            faults += 1
+            continue
+        results.append(found)
+        faults += found["n_unreadable"] + found["n_failed"]
         if format == "json":
-            print(json.dumps(results[-1], allow_nan=False), flush=True)
-    if format == "table":
+            printed = {key: value for key, value in found.items() if key != "left_out_ids"}
+            print(json.dumps(printed, allow_nan=False), flush=True)
+    if format == "table" and results:
         _show(results)
-    return int(incomplete)
+    if html and results:
+        _page(folder, html, [benchmark.name for benchmark in benchmarks])
+    return int(faults > 0)
 
 
-def _list(format: Literal["table", "json"]) -> int:
-    """Where every benchmark comes from."""
+def _page(folder: Path, html: str, names: Sequence[str] | None = None) -> int:
+    """Show what is on disk."""
+    from redaes.evaluation.benchmark_report import write_report
+
+    _say(f"wrote {write_report(folder, html, names)}")
+    return 0
+
+
+def _say(line: str) -> None:
+    from redaes.inference.listing import printable
+
+    print(printable(line), file=sys.stderr)
+
+
+def _list(roots: Sequence[str], format: Literal["table", "json"]) -> int:
+    """Where every benchmark comes from, and what there is of it."""
     from dataclasses import asdict
 
     from redaes.data.benchmarks import about
+    from redaes.evaluation.rivals import found_under
 
+    there = found_under(roots)
     if format == "json":
-        print(json.dumps({name: asdict(said) for name, said in about().items()}))
+        found = {name: {"found": there[name]} if name in there else {} for name in about()}
+        print(json.dumps({name: {**asdict(said), **found[name]} for name, said in about().items()}))
         return 0
     for name, said in about().items():
         images = "" if said.images is None else f", {said.images:,} images"
         print(f"{name}: {said.title}{images}")
         for label, words in (("from", said.source), ("terms", said.licence), ("files", said.layout)):
             print(f"  {label:<6}{words}")
+        if name in there:
+            print(f"  {'here':<6}{_found(there[name])}")
     return 0
+
+
+def _found(said: dict[str, Any]) -> str:
+    """One line of what is there of a benchmark."""
+    if "error" in said:
+        return f"no: {said['error']}"
+    left_out = "".join(f"; {count:,} {reason}" for reason, count in said["left_out"].items())
+    return f"{said['n_found']:,} of {said['n_listed']:,} listed images in {said['images']}{left_out}"
 
 
 def _show(results: Sequence[dict[str, Any]]) -> None:
     """A line for each benchmark: both correlations with their intervals, and what they rest on."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
     counted = ("scored", "drawn", "listed", "missing", "unreadable", "failed", "unparsed")
-    table = Table("benchmark", "PLCC", "SRCC")
+    table = Table("benchmark", Column("scorer", overflow="fold"), "PLCC", "SRCC")
     for name in counted:
         table.add_column(name, justify="right")
     for row in results:
@@ -209,12 +239,28 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
         broken = (row["n_unreadable"], row["n_failed"], row["n_unparsed"])
         counts = (row["n_scored"], row["n_drawn"], row["n_listed"], missing, *broken)
         cells = [_estimate(row[name]) for name in ("plcc", "srcc")]
-        table.add_row(f"{row['benchmark']}\n{row['split']}", *cells, *(f"{count:,}" for count in counts))
-    console = Console(width=None if sys.stdout.isatty() else 120)
+        names = (Text(f"{row['benchmark']}\n{row['split']}"), Text(row["scorer"]))
+        table.add_row(*names, *cells, *(f"{count:,}" for count in counts))
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
-    for row in results:
-        for note in row["notes"]:
-            console.print(f"{row['benchmark']}: {note}", highlight=False, markup=False)
+    if any(row["differences"] for row in results):
+        console.print(_differences(results))
+    for line in dict.fromkeys(f"{row['benchmark']}: {note}" for row in results for note in row["notes"]):
+        console.print(line, highlight=False, markup=False)
+
+
+def _differences(results: Sequence[dict[str, Any]]) -> "Table":
+    """Each scorer against every other on the same images."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("benchmark", "difference", "PLCC", "SRCC", "images")
+    rows = {(row["benchmark"], row["a"], row["b"], row["measure"]): row for r in results for row in r["differences"]}
+    for (benchmark, a, b, measure), row in rows.items():
+        if measure == "plcc":
+            cells = [_estimate(rows[benchmark, a, b, name]) for name in ("plcc", "srcc")]
+            table.add_row(benchmark, Text(f"{a}\nminus {b}"), *cells, f"{row['n']:,}")
+    return table
 
 
 def _estimate(measure: dict[str, float | None]) -> str:

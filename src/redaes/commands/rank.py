@@ -1,20 +1,47 @@
-"""`redaes rank`: the images of a folder, best first, in the terminal or as a page to look at."""
+"""`redaes rank`: the images of a folder, best first: in the terminal, as a page, as stars for photo programs."""
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from redaes.commands.contact_sheet import write_contact_sheet
 from redaes.data.images import list_images
 from redaes.errors import UserError
-from redaes.inference.listing import Row, header, to_line
+from redaes.inference.listing import Row, display_path, header, printable, to_line
 from redaes.inference.terminal import print_table, report_errors, score_with_progress
+from redaes.inference.xmp import SidecarNames, sidecars, stars_by_rank, write_rating
+from redaes.inference.xmp import stars as stars_by_score
+
+
+@dataclass(frozen=True)
+class RankedRow(Row):
+    """A scored image and its place.
+
+    Attributes:
+        rank: from 1, the best; of bursts only the best image is ranked, and the others have its rank.
+        stars: from 1 to 5.
+        burst: number of its burst, from 1 in the order taken; None where bursts were not looked for.
+        best: of its burst; true where bursts were not looked for.
+    """
+
+    rank: int
+    stars: int
+    burst: int | None
+    best: bool
 
 
 def rank(
     folder: str,
     model: str = "nano",
     top: int | None = None,
+    bursts: bool = False,
+    gap: float = 3.0,
+    xmp: bool = False,
+    xmp_names: SidecarNames = "both",
+    stars: Literal["absolute", "relative"] = "absolute",
+    replace_ratings: bool = False,
     html: str | None = None,
     format: Literal["table", "jsonl", "csv"] = "table",
     batch_size: int = 16,
@@ -27,6 +54,14 @@ def rank(
         folder: a folder (searched recursively) or a pattern such as 'photos/2024-*.jpg'.
         model: a trained checkpoint folder, or 'nano', the small model that comes with the package.
         top: show only this many of the best.
+        bursts: show only the best of each burst: frames that were taken one after another and look alike.
+        gap: seconds between two frames of a burst, at most.
+        xmp: write a rating of 1 to 5 stars for every image into an XMP sidecar beside it, which Lightroom, darktable
+            and digiKam read. The image is not touched, and a rating that a person gave is left alone.
+        xmp_names: full for IMG.jpg.xmp (darktable, digiKam), stem for IMG.xmp (Lightroom), or both.
+        stars: absolute: a star for each two points of the score; relative: by place, few with five and few with one.
+            With --bursts an image that is not the best of its burst gets one star.
+        replace_ratings: also replace ratings that a person gave.
         html: also write a page with the pictures, in one file that needs no network.
         format: how to list them on the terminal: table, jsonl or csv.
         batch_size: images scored at once.
@@ -42,51 +77,79 @@ def rank(
     for name, value in (("top", top), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; it must be at least 1")
+    if gap < 0:
+        raise UserError(f"--gap is {gap}; it must be 0 seconds or more")
     files = list_images([folder])
     if html is not None:
-        _refuse_unwritable(Path(html))
+        from redaes.evaluation.html import refuse_unwritable
+
+        refuse_unwritable(Path(html))
     batches = score_with_progress(files, model, scorer=scorer, batch_size=batch_size, device=device)
     rows = [row for batch in batches for row in batch]
     failed = report_errors(rows)
-    best = ranked(rows)[:top]
+    placed = ranked(rows, _bursts(files, gap) if bursts else None, relative=stars == "relative")
+    best = [row for row in placed if row.best][:top]
     _print(best, format)
+    if xmp:
+        _write_ratings(placed, files, xmp_names, replace_ratings)
     if html is not None:
-        _write_page(Path(html), folder, best, rows, dict(zip((r.path for r in rows), files, strict=True)))
+        others = {row.path: [o for o in placed if o.burst == row.burst and not o.best] for row in best if bursts}
+        write_contact_sheet(Path(html), folder, best, rows, files, ranked=True, others=others)
     return int(failed)
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
-    """The rows that hold a score, best first, equal scores by path."""
-    scored = [(-row.score, row.path, row) for row in rows if row.score is not None]
-    return [row for *_, row in sorted(scored, key=lambda item: item[:2])]
+def ranked(rows: Sequence[Row], bursts: dict[str, int] | None = None, *, relative: bool = False) -> list[RankedRow]:
+    """The rows that hold a score, best first, equal scores by path.
+
+    Args:
+        rows: in any order.
+        bursts: number of each image's burst, by path; None where bursts are no matter.
+        relative: stars by place instead of by score.
+    """
+    scored = sorted((row for row in rows if row.score is not None), key=lambda row: (-(row.score or 0.0), row.path))
+    numbers = [row.path if bursts is None else bursts[row.path] for row in scored]
+    places = {number: place for place, number in enumerate(dict.fromkeys(numbers), 1)}
+    seen: set[str | int] = set()
+    placed = []
+    for row, number in zip(scored, numbers, strict=True):
+        best, place = number not in seen, places[number]
+        seen.add(number)
+        given = stars_by_rank(place, len(places)) if relative else stars_by_score(row.score or 0.0)
+        burst = None if bursts is None else bursts[row.path]
+        placed.append(RankedRow(**asdict(row), rank=place, stars=given if best else 1, burst=burst, best=best))
+    return placed
 
 
-def _print(rows: Sequence[Row], form: Literal["table", "jsonl", "csv"]) -> None:
+def _bursts(files: Sequence[Path], gap: float) -> dict[str, int]:
+    from redaes.inference.bursts import find_bursts
+
+    found = find_bursts(files, gap)
+    more = sum(len(burst) > 1 for burst in found)
+    print(f"{len(files)} images, {more} bursts of two and more", file=sys.stderr)
+    return {display_path(path): number for number, burst in enumerate(found, 1) for path in burst}
+
+
+def _print(rows: Sequence[RankedRow], form: Literal["table", "jsonl", "csv"]) -> None:
     if form == "table":
         print_table(rows, numbered=True)
     else:
-        sys.stdout.write(header(form) + "".join(to_line(row, form) for row in rows))
+        sys.stdout.write(header(form, RankedRow) + "".join(to_line(row, form) for row in rows))
 
 
-def _write_page(page: Path, folder: str, best: Sequence[Row], rows: Sequence[Row], files: dict[str, Path]) -> None:
-    from redaes.data.manifest import write_atomically
-    from redaes.evaluation.html import render, thumbnail
-
-    write_atomically(
-        page,
-        render(
-            "contact_sheet.html",
-            folder=folder,
-            model=rows[0].model,
-            ranked=[(row, thumbnail(files[row.path])) for row in best],
-            scored=sum(row.score is not None for row in rows),
-            failed=[row for row in rows if row.score is None],
-        ),
-    )
-    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
-
-
-def _refuse_unwritable(page: Path) -> None:
-    if page.is_dir() or not page.parent.is_dir():
-        reason = "is a folder" if page.is_dir() else f"the folder {page.parent} does not exist"
-        raise UserError(f"cannot write --html {page}: {reason}")
+def _write_ratings(rows: Sequence[RankedRow], files: Sequence[Path], names: SidecarNames, replace: bool) -> None:
+    """A sidecar for every scored image; where two images share one, it says what the better is worth."""
+    by_name = {display_path(path): path for path in files}
+    written: set[Path] = set()
+    kept, wrong = 0, 0
+    for row in rows:
+        for sidecar in sidecars(by_name[row.path], names):
+            if sidecar in written:
+                continue
+            written.add(sidecar)
+            try:
+                kept += not write_rating(sidecar, row.stars, row.score or 0.0, row.model, replace=replace)
+            except UserError as error:
+                wrong += 1
+                print(printable(str(error)), file=sys.stderr)
+    left = f", {kept} with a person's rating left alone" if kept else ""
+    print(f"rated {len(rows)} images in {len(written) - kept - wrong} sidecars{left}", file=sys.stderr)

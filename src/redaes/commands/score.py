@@ -1,11 +1,12 @@
 """`redaes score`: a number and a reason for every image; bad files are reported and the rest scored."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
+from redaes.commands.contact_sheet import write_contact_sheet
 from redaes.data.images import list_images
 from redaes.errors import UserError, nearest
 from redaes.inference.listing import (
@@ -15,10 +16,12 @@ from redaes.inference.listing import (
     display_path,
     fingerprint,
     header,
-    read_rows,
+    load_scorer,
+    rows_to_keep,
     to_line,
 )
-from redaes.inference.terminal import print_table, report_errors, score_with_progress
+from redaes.inference.shards import list_shards, row_files, score_shard
+from redaes.inference.terminal import print_table, report_errors, score_with_progress, with_progress
 
 Format = Literal["table", "jsonl", "csv", "parquet"]
 _FORMAT_OF_SUFFIX: dict[str, FileFormat] = {
@@ -34,6 +37,8 @@ def score(
     model: str = "nano",
     format: Format | None = None,
     output: str | None = None,
+    html: str | None = None,
+    image: str = "",
     batch_size: int = 16,
     device: str | None = None,
     scorer: str = "redaes",
@@ -42,13 +47,17 @@ def score(
 
     An image that cannot be read or an answer without a number is reported on stderr and the rest is scored. With
     --output the work can be interrupted and repeated: images that the file already holds a score for, by the same
-    model, are not scored again.
+    model, are not scored again. Shards of images, parquet or tar (WebDataset), give one parquet file of rows each.
 
     Args:
-        paths: image files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'.
+        paths: image files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'; or shards, such as
+            'shards/*.tar', and folders of them.
         model: a trained checkpoint folder, or 'nano', the small model that comes with the package.
         format: table (for the terminal), jsonl, csv or parquet. Default: by the ending of --output, else table.
-        output: file to write to instead of the terminal.
+        output: file to write to instead of the terminal; for shards the folder for their rows.
+        html: also write a page with the pictures, in one file that needs no network.
+        image: of shards, the column (parquet) or the extension (tar) of the images. Default: 'image', or a sample's
+            first image.
         batch_size: images scored at once.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
         scorer: the plug-in that serves the model; packages may add others (`redaes plugins list`).
@@ -61,26 +70,52 @@ def score(
     """
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}; it must be at least 1")
+    shards = list_shards(paths)
+    if shards:
+        if output is None or format not in (None, "parquet") or html is not None:
+            raise UserError("shards give parquet files: name a folder with --output, without --format and --html")
+        return _score_shards(row_files(shards, Path(output)), model, scorer, image, batch_size, device)
     files = list_images(paths)
+    if html is not None:
+        from redaes.evaluation.html import refuse_unwritable
+
+        refuse_unwritable(Path(html))
     run = partial(score_with_progress, model=model, scorer=scorer, batch_size=batch_size, device=device)
     if output is None:
-        return _score_to_stdout(run(files), _stdout_format(format))
-    path = Path(output)
-    return _score_to_file(files, run, path, _file_format(format, path), fingerprint(model, scorer))
+        rows = _score_to_stdout(run(files), _stdout_format(format))
+    else:
+        path = Path(output)
+        rows = _score_to_file(files, run, path, _file_format(format, path), fingerprint(model, scorer))
+    if html is not None:
+        write_contact_sheet(Path(html), ", ".join(paths), rows, rows, files, ranked=False)
+    return int(any(row.score is None for row in rows))
 
 
-def _score_to_stdout(batches: Iterable[list[Row]], form: Literal["table", "jsonl", "csv"]) -> int:
+def _score_shards(
+    rows: Mapping[Path, Path], model: str, scorer: str, image: str, batch_size: int, device: str | None
+) -> int:
+    """Score shard after shard with one scorer, which is made when the first image needs it."""
+    load = cache(partial(load_scorer, model, scorer=scorer, batch_size=batch_size, device=device))
+    mark, failed = fingerprint(model, scorer), False
+    for number, (shard, file) in enumerate(rows.items(), 1):
+        print(f"shard {number} of {len(rows)}: {shard}", file=sys.stderr)
+        batches = score_shard(shard, file, load, mark, image=image, batch_size=batch_size)
+        for batch in with_progress(batches, None):
+            failed = report_errors(batch) or failed
+    return int(failed)
+
+
+def _score_to_stdout(batches: Iterable[list[Row]], form: Literal["table", "jsonl", "csv"]) -> list[Row]:
     rows: list[Row] = []
-    failed = False
     for batch in batches:
         if form != "table":
             sys.stdout.write(("" if rows else header(form)) + "".join(to_line(row, form) for row in batch))
             sys.stdout.flush()
         rows += batch
-        failed = report_errors(batch) or failed
+        report_errors(batch)
     if form == "table":
         print_table(rows)
-    return int(failed)
+    return rows
 
 
 def _score_to_file(
@@ -89,29 +124,21 @@ def _score_to_file(
     output: Path,
     form: FileFormat,
     model: str,
-) -> int:
-    kept = _rows_to_keep(output, form, model)
+) -> list[Row]:
+    """Score what the file does not hold; the rows of `files`, old and new."""
+    kept = rows_to_keep(output, form, model)
     done = {row.path for row in kept}
     left = [path for path in files if display_path(path) not in done]
     if len(left) < len(files):
         print(f"{output} already holds {len(files) - len(left)} of {len(files)} images", file=sys.stderr)
-    failed = False
+    rows = {row.path: row for row in kept}
     with RowWriter(output, form, kept) as writer:
         for batch in run(left):
             writer.add(batch)
-            failed = report_errors(batch) or failed
+            report_errors(batch)
+            rows |= {row.path: row for row in batch}
     print(f"wrote {output}", file=sys.stderr)
-    return int(failed)
-
-
-def _rows_to_keep(output: Path, form: FileFormat, model: str) -> list[Row]:
-    if not output.is_file():
-        return []
-    rows = read_rows(output, form)
-    others = sorted({row.model for row in rows} - {model})
-    if others:
-        raise UserError(f"{output} holds scores of another model ({others[0]}, not {model}); name another --output")
-    return [row for row in rows if row.score is not None]
+    return [rows[display_path(path)] for path in files]
 
 
 def _stdout_format(form: Format | None) -> Literal["table", "jsonl", "csv"]:

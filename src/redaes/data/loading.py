@@ -17,6 +17,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from redaes.data.aescot import Aescot
 from redaes.data.groups import Batching, Member
 from redaes.data.images import ImageError
 from redaes.data.manifest import Manifest
@@ -70,19 +71,19 @@ class ImageFiles:
     """Images of a dataset by path; each unreadable file is warned about once, whichever loader process meets it.
 
     Args:
-        manifest: an open dataset.
+        files: where they are, an open dataset or AesCoT file.
         paths: the images that may be asked for.
     """
 
-    def __init__(self, manifest: Manifest, paths: Iterable[str]) -> None:
-        self.manifest = manifest
+    def __init__(self, files: Manifest | Aescot, paths: Iterable[str]) -> None:
+        self.files = files
         self._numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
         self._warned = torch.zeros(len(self._numbers), dtype=torch.bool).share_memory_()
 
     def open(self, path: str) -> tuple[Image, bool]:
         """The image, and whether it could be read; a grey square if not."""
         try:
-            return self.manifest.open(path), True
+            return self.files.open(path), True
         except ImageError as error:
             if not self._warned[self._numbers[path]]:
                 self._warned[self._numbers[path]] = True
@@ -93,9 +94,9 @@ class ImageFiles:
 class Samples(Dataset[tuple[list[tuple[Image, bool]], Sample]]):
     """Supervised samples with their images loaded."""
 
-    def __init__(self, manifest: Manifest, samples: Sequence[Sample]) -> None:
+    def __init__(self, files: Manifest | Aescot, samples: Sequence[Sample]) -> None:
         self.samples = samples
-        self.files = ImageFiles(manifest, (path for sample in samples for path in sample.images))
+        self.files = ImageFiles(files, (path for sample in samples for path in sample.images))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -108,9 +109,9 @@ class Samples(Dataset[tuple[list[tuple[Image, bool]], Sample]]):
 class Members(Dataset[tuple[Image, bool, Member, int]]):
     """Members of groups by (group index, member index, position in the step's batch)."""
 
-    def __init__(self, manifest: Manifest, groups: Sequence[Sequence[Member]]) -> None:
+    def __init__(self, files: Manifest | Aescot, groups: Sequence[Sequence[Member]]) -> None:
         self.groups = groups
-        self.files = ImageFiles(manifest, (member.image for group in groups for member in group))
+        self.files = ImageFiles(files, (member.image for group in groups for member in group))
 
     def __len__(self) -> int:
         return len(self.groups)

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
+from redaes.data.aescot import Aescot
 from redaes.data.batches import ItemBatchSampler, StepSampler
 from redaes.data.groups import Batching, GroupBatchSampler, Member, select_members
 from redaes.data.loading import (
@@ -27,12 +28,23 @@ from redaes.data.loading import (
     leave_stopping_to_the_training,
 )
 from redaes.data.manifest import Manifest
-from redaes.data.samples import Objective, Sample, build_samples, compare_swapped
+from redaes.data.samples import (
+    Judged,
+    Objective,
+    Sample,
+    build_samples,
+    compare,
+    compare_swapped,
+    group_edits,
+    kept,
+    predict_edit,
+    scored_sample,
+)
 from redaes.errors import UserError
 from redaes.models.processor import VisionTextProcessor
 from redaes.records import Orientation, PairRecord, Split
 
-__all__ = ["CalibrationData", "ComparativeData", "GroupBatch", "GroupData", "trained_position"]
+__all__ = ["CalibrationData", "ComparativeData", "GroupBatch", "GroupData", "RehearsalData", "trained_position"]
 
 BOTH: tuple[Orientation, ...] = ("quality", "content")
 
@@ -52,9 +64,12 @@ def trained_position(trainer: Any) -> tuple[int, int]:
 class _DatasetModule(LightningDataModule):
     """What the three data modules share: an open manifest, the model's processor, loaders that can be continued."""
 
-    def __init__(self, root: str, num_workers: int, seed: int, validation_groups: int | None) -> None:
+    def __init__(
+        self, root: str, num_workers: int, seed: int, validation_groups: int | None, aescot: str | None = None
+    ) -> None:
         super().__init__()
         self.root = Path(root)
+        self.aescot = aescot
         self.num_workers = num_workers
         self.seed = seed
         self.validation_groups = validation_groups
@@ -62,8 +77,13 @@ class _DatasetModule(LightningDataModule):
         self._training: StepSampler[Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Open the dataset."""
+        """Open the dataset, and the AesCoT file if there is one."""
         self.manifest = Manifest(self.root)
+        self._own: Aescot | None = None
+        if self.aescot is not None:
+            self._own = Aescot(self.aescot)
+            if self._own.problems:
+                rank_zero_warn(f"{self.aescot}: {self._own.problems}")
         if self.trainer is not None:
             # Our samplers share a step among the processes themselves.
             self.trainer._accelerator_connector.use_distributed_sampler = False
@@ -117,15 +137,20 @@ class _DatasetModule(LightningDataModule):
         groups = select_members(self.manifest.groups(split), orientations, size)
         return self._whole("groups", split, groups, [[m.image for m in group] for group in groups])
 
+    def _files(self, split: Split) -> Manifest | Aescot:
+        """Where the images of a split are."""
+        return self._own if self._own and split == "train" else self.manifest
+
     def _whole(self, kind: str, split: Split, items: list[T], images: list[list[str]]) -> list[T]:
         """The items whose images all exist. The first process looks, so that all agree.
 
         Raises:
             UserError: none is left.
         """
+        files = self._files(split)
         missing: dict[int, str] = {}
         if self.trainer is None or self.trainer.is_global_zero:
-            exists = cache(lambda image: self.manifest.path(image).is_file())
+            exists = cache(lambda image: files.path(image).is_file())
             absent = (next((path for path in paths if not exists(path)), None) for paths in images)
             missing = {index: path for index, path in enumerate(absent) if path is not None}
         if self.trainer is not None:
@@ -136,8 +161,8 @@ class _DatasetModule(LightningDataModule):
             f"{len(missing)} of {len(items)} {split} {kind} have a missing image, first {next(iter(missing.values()))}"
         )
         if len(missing) == len(items):
-            raise UserError(f"{self.root}: {found}; copy the dataset with its images")
-        rank_zero_warn(f"{self.root}: {found}; they are left out")
+            raise UserError(f"{files.root}: {found}; copy the dataset with its images")
+        rank_zero_warn(f"{files.root}: {found}; they are left out")
         return [item for index, item in enumerate(items) if index not in missing]
 
     def _validation_groups(self) -> list[DataLoader[Any]]:
@@ -161,6 +186,8 @@ class ComparativeData(_DatasetModule):
         orientations: kinds of edit to learn from (Tab. 3).
         num_workers: loader processes.
         seed: of the order.
+        aescot: an AesCoT file to train on instead of the dataset's pairs: `objectives`, `swap_prob` and `orientations`
+            then say what is validated on (Tab. 2).
     """
 
     def __init__(
@@ -172,8 +199,9 @@ class ComparativeData(_DatasetModule):
         orientations: list[Orientation] = ["quality", "content"],  # noqa: B006
         num_workers: int = 0,
         seed: int = 0,
+        aescot: str | None = None,
     ) -> None:
-        super().__init__(root, num_workers, seed, None)
+        super().__init__(root, num_workers, seed, None, aescot)
         self.objectives = objectives
         self.batch_size = batch_size
         self.swap_prob = swap_prob
@@ -181,6 +209,9 @@ class ComparativeData(_DatasetModule):
 
     def samples(self, split: Split) -> list[Sample]:
         """The samples of one split; swapped presentations are added after the others."""
+        if self._own and split == "train":
+            own = [scored_sample(s.image, s.score, s.reasoning or None) for s in self._own.samples]
+            return self._whole("samples", split, own, [list(s.images) for s in own])
         samples = build_samples(self.manifest, split, self.objectives, self.orientations)
         if "compare" in self.objectives and self.swap_prob > 0:
             pairs = [p for p in self.manifest.pairs(split) if p.edit.instruction.orientation in self.orientations]
@@ -196,7 +227,7 @@ class ComparativeData(_DatasetModule):
         """Shuffled batches of the training photographs."""
         samples = self.samples("train")
         sampler = ItemBatchSampler(range(len(samples)), self.batch_size, shuffle=True, seed=self.seed, **self._share())
-        return self._training_loader(Samples(self.manifest, samples), EncodeSamples(self.processor), sampler)
+        return self._training_loader(Samples(self._files("train"), samples), EncodeSamples(self.processor), sampler)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Batches of the validation photographs; none if the dataset has none."""
@@ -205,6 +236,33 @@ class ComparativeData(_DatasetModule):
             return []
         sampler = ItemBatchSampler(range(len(samples)), self.batch_size, shuffle=False, **self._share())
         return [self._loader(Samples(self.manifest, samples), EncodeSamples(self.processor), sampler)]
+
+
+class RehearsalData(ComparativeData):
+    """After stage 3, ours: PT-O1 and PT-O2 again, which a small model forgets, and its own scores, which it keeps.
+
+    Edits are those of the pairs and of the groups, in both orders for PT-O1. Pairs alone hold only improvements
+    (Eq. 3), so that nothing can be learnt from them of edits that harm.
+
+    Args:
+        root: the dataset folder.
+        answers: JSON lines that `redaes score --output` wrote of the training images with the model to be rehearsed.
+        batch_size: samples in a step over all processes.
+        num_workers: loader processes.
+        seed: of the order.
+    """
+
+    def __init__(self, root: str, answers: str, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__(root, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        self.answers = answers
+
+    def samples(self, split: Split) -> list[Sample]:
+        """The samples of one split; the model's own scores are of the training images alone."""
+        edits: list[Judged] = [*self.manifest.pairs(split), *group_edits(self.manifest, split)]
+        samples = [make(edit) for edit in edits for make in (compare, compare_swapped, predict_edit)]
+        if split == "train":
+            samples += kept(Path(self.answers), self.manifest, split)
+        return self._whole("samples", split, samples, [list(s.images) for s in samples])
 
 
 class CalibrationData(ComparativeData):
@@ -246,6 +304,8 @@ class GroupData(_DatasetModule):
         num_workers: loader processes.
         seed: of the order.
         validation_groups: validation groups on which ranking is measured; None takes all.
+        aescot: an AesCoT file to train on instead of the dataset's groups, `group_size` (or 8) of its photographs at a
+            time, each with its absolute score (Tab. 2).
     """
 
     def __init__(
@@ -258,8 +318,9 @@ class GroupData(_DatasetModule):
         num_workers: int = 0,
         seed: int = 0,
         validation_groups: int | None = None,
+        aescot: str | None = None,
     ) -> None:
-        super().__init__(root, num_workers, seed, validation_groups)
+        super().__init__(root, num_workers, seed, validation_groups, aescot)
         self.groups_per_batch = groups_per_batch
         self.batching = batching
         self.group_size = group_size
@@ -267,13 +328,27 @@ class GroupData(_DatasetModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Group-whole batches of the training photographs."""
-        groups = self.groups("train", self.orientations, self.group_size)
+        groups = self.training_groups()
         sampler = GroupBatchSampler(
             [len(g) for g in groups], self.groups_per_batch, self.batching, seed=self.seed, **self._share()
         )
         return self._training_loader(
-            Members(self.manifest, groups), EncodeMembers(self.processor, self.batching), sampler
+            Members(self._files("train"), groups), EncodeMembers(self.processor, self.batching), sampler
         )
+
+    def training_groups(self) -> list[list[Member]]:
+        """The dataset's groups; or AesCoT's photographs, cut into groups whose zero is that of the scale.
+
+        What is left of them at the end makes no group.
+        """
+        if self._own is None:
+            return self.groups("train", self.orientations, self.group_size)
+        members = [Member("aescot", s.image, s.score, 0.0) for s in self._own.samples]
+        members = self._whole("photographs", "train", members, [[m.image] for m in members])
+        size = self.group_size or 8
+        if len(members) < size:
+            raise UserError(f"{self.aescot}: {len(members)} photographs, fewer than a group of {size}; set group_size")
+        return [members[i : i + size] for i in range(0, len(members) - size + 1, size)]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The validation groups."""

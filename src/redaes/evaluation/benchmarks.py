@@ -5,37 +5,48 @@ JSON document with every count and every measure. Nothing is dropped without a c
 there, that cannot be opened, that the scorer broke on, and answers without a score (METHOD 4).
 """
 
-import logging
 import random
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from redaes.data.benchmarks import Benchmark, Item
-from redaes.data.images import VIEW_SIDE, ImageError, open_image
-from redaes.errors import UserError
+from redaes.evaluation.intervals import image_intervals, summary
 from redaes.evaluation.measures import measure_benchmark
-from redaes.evaluation.predictions import Answer, Predictions, file_size
-from redaes.inference import Score, ScorerProtocol
+from redaes.evaluation.predictions import Answer, Predictions
+from redaes.evaluation.scoring import answers as asked
+from redaes.inference import ScorerProtocol
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
-def drawn(items: Sequence[Item], samples: int | None, seed: int = 0) -> list[Item]:
+def drawn(items: Sequence[Item], images: int | None, seed: int = 0) -> list[Item]:
     """At most so many images, at random but always the same, in the given order.
 
     Args:
         items: all of them.
-        samples: images wanted; None takes all.
+        images: how many are wanted; None takes all.
         seed: of the draw.
     """
-    if samples is None or samples >= len(items):
+    if images is None or images >= len(items):
         return list(items)
-    return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), samples))]
+    return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), images))]
+
+
+def sharded(items: Sequence[T], part: int, parts: int, batch_size: int) -> list[T]:
+    """One of several parts, of whole batches, so that a scorer whose answers depend on the batch gives the same ones.
+
+    Args:
+        items: all of them.
+        part: from 1 to `parts`.
+        parts: how many there are.
+        batch_size: items that stay together.
+
+    Example:
+        >>> sharded("aabbccd", 2, 2, 2), sharded("aabbccd", 1, 2, 2)
+        (['b', 'b', 'd'], ['a', 'a', 'c', 'c'])
+    """
+    return [item for place, item in enumerate(items) if place // batch_size % parts == part - 1]
 
 
 def score_missing(
@@ -46,7 +57,7 @@ def score_missing(
     predictions: Predictions,
     batch_size: int = 16,
 ) -> Iterator[list[Answer]]:
-    """Score images in batches and keep what is said of each.
+    """Score images in this process and keep what is said of each.
 
     Args:
         benchmark: that the images are of.
@@ -54,99 +65,34 @@ def score_missing(
         scorer: sees each image alone.
         fingerprint: of the scorer.
         predictions: where answers are kept.
-        batch_size: images handed over at once.
+        batch_size: images that the scorer works on at once.
 
     Yields:
-        The answers of each batch, in the order of the items.
-    """
-    with predictions.writer() as writer:
-        for start in range(0, len(items), batch_size):
-            began = time.monotonic()
-            batch = items[start : start + batch_size]
-            said = _ask(batch, scorer)
-            seconds = (time.monotonic() - began) / len(batch)
-            answers = [
-                Answer(
-                    benchmark=benchmark.name,
-                    id=item.id,
-                    fingerprint=fingerprint,
-                    seconds=seconds,
-                    size=file_size(item.path),
-                    at=time.time(),
-                    **_fields(outcome),
-                )
-                for item, outcome in zip(batch, said, strict=True)
-            ]
-            writer.add(answers)
-            yield answers
-
-
-def _ask(items: Sequence[Item], scorer: ScorerProtocol) -> list[Score | Exception]:
-    """What is said of each image, or why nothing is."""
-    opened: list[Image | ImageError] = [_open(item) for item in items]
-    images = [image for image in opened if not isinstance(image, ImageError)]
-    scores = iter(_score(images, scorer))
-    return [image if isinstance(image, ImageError) else next(scores) for image in opened]
-
-
-def _open(item: Item) -> "Image | ImageError":
-    try:
-        return open_image(item.path, max_side=VIEW_SIDE)
-    except ImageError as error:
-        return error
-
-
-def _score(images: "Sequence[Image]", scorer: ScorerProtocol) -> list[Score | Exception]:
-    """A scorer that breaks on a batch is asked image by image: whichever it breaks on alone has no answer.
+        Answers as they come, in the order of the items.
 
     Raises:
-        UserError: of the scorer: its settings are at fault, so no image would fare better.
+        ScorerGivenUp: the scorer's settings are at fault, or it breaks on image after image.
     """
-    try:
-        return _checked(scorer.score(images), len(images)) if images else []
-    except UserError:
-        raise
-    except Exception as error:  # whatever a scorer of another package raises; it is kept with the image
-        if len(images) == 1:
-            return [error]
-        log.warning("a batch of %d failed (%r) and is scored one by one", len(images), error)
-        return [outcome for image in images for outcome in _score([image], scorer)]
+    return keep(asked(benchmark.name, items, scorer, fingerprint, batch_size), predictions)
 
 
-def _checked(scores: Sequence[Score], images: int) -> list[Score | Exception]:
-    """The scores, with an error in the place of one that is no number in [0, 10]."""
-    if len(scores) != images:
-        raise ValueError(f"{len(scores)} scores for {images} images")
-    return [
-        score
-        if score.value is None or 0 <= score.value <= 10
-        else ValueError(f"the score {score.value} is not in [0, 10]")
-        for score in scores
-    ]
+def keep(answers: Iterable[list[Answer]], predictions: Predictions) -> Iterator[list[Answer]]:
+    """Pass answers on, and keep them; also where what they come from breaks."""
+    with predictions.writer() as writer:
+        for batch in answers:
+            writer.add(batch)
+            yield batch
 
 
-def _fields(outcome: Score | Exception) -> dict[str, Any]:
-    if isinstance(outcome, Score):
-        status = "unparsed" if outcome.value is None else "ok"
-        error = "no score can be read from the answer" if outcome.value is None else ""
-        return {
-            "value": outcome.value,
-            "std": outcome.std,
-            "reasoning": outcome.reasoning,
-            "text": outcome.text,
-            "status": status,
-            "error": error,
-        }
-    unreadable = isinstance(outcome, ImageError)
-    words = outcome.reason if isinstance(outcome, ImageError) else f"{type(outcome).__name__}: {outcome}"
-    return {
-        "value": None,
-        "std": None,
-        "reasoning": "",
-        "text": "",
-        "status": "unreadable" if unreadable else "failed",
-        "error": " ".join(words.split()),
-    }
+def predicted_share(answer: Answer) -> float:
+    """The score as a share of [0, 10]; NaN where there is none."""
+    return float("nan") if answer.value is None else answer.value / 10
+
+
+def groups_of(items: Sequence[Item]) -> list[str] | None:
+    """The group of each image; None unless all are in one."""
+    groups = [item.group for item in items]
+    return groups if groups and all(groups) else None
 
 
 def result(
@@ -173,16 +119,15 @@ def result(
         seed: of the bootstrap.
 
     Returns:
-        What `redaes evaluate --format json` prints for one line of the table.
+        What `redaes evaluate --format json` prints for one line of the table, and in `left_out_ids` the names behind
+        the counts of `left_out`. `uncertainty` is null for a scorer that says nothing of its own spread.
     """
     items = [item for item in items if item.id in answers]
     statuses = Counter(answers[item.id].status for item in items)
     measured = [item for item in items if answers[item.id].status != "unreadable"]
-    values = [answers[item.id].value for item in measured]
-    predicted = [float("nan") if value is None else value / 10 for value in values]
+    predicted = [predicted_share(answers[item.id]) for item in measured]
     truths = [benchmark.normalised(item.mos) for item in measured]
-    groups = [item.group for item in measured]
-    measures = measure_benchmark(predicted, truths, groups if all(groups) and groups else None, seed)
+    measures = measure_benchmark(predicted, truths, groups_of(measured), seed)
     return {
         "benchmark": benchmark.name,
         "split": benchmark.split,
@@ -196,8 +141,10 @@ def result(
         "n_unparsed": statuses["unparsed"],
         "n_scored": statuses["ok"],
         "left_out": {reason: len(ids) for reason, ids in benchmark.left_out.items()},
+        "left_out_ids": {reason: list(ids) for reason, ids in benchmark.left_out.items()},
         "notes": list(benchmark.notes),
         **measures["parsed_only"],
         "measures": measures,
+        "uncertainty": summary(image_intervals(benchmark, items, answers)),
         "seconds": round(sum(answers[item.id].seconds for item in items), 3),
     }

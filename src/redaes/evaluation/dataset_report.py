@@ -16,9 +16,10 @@ from redaes.data.manifest import Manifest
 from redaes.engine.database import Total
 from redaes.errors import UserError
 from redaes.evaluation import charts
-from redaes.evaluation.dataset_cards import Album, Gallery
+from redaes.evaluation.dataset_cards import Gallery
 from redaes.evaluation.dataset_survey import Histogram, Survey, survey
-from redaes.evaluation.html import render, script
+from redaes.evaluation.html import Album, render, script
+from redaes.evaluation.paper_tables import paper_tables
 from redaes.evaluation.words import FUNNEL, LEVEL_WORDS, OUTCOMES, flattened
 from redaes.fusion import STRATEGY
 from redaes.records import Split
@@ -33,8 +34,10 @@ PICTURES_LIMIT = 24_000_000
 FILES = ("sources", "edits", "pairs", "groups", "calibration")
 ROWS_SHOWN = 60
 """Rows of a table at most."""
-PAPER_SUCCESS = (0.558, 0.637, 0.715)  # Tab. 8: lowest, mean, highest of five editors
-PAPER_AGREEMENT = (0.662, 0.689)  # Tab. 9: lowest, highest of three pairs of judges
+_RATES = {row.name: float(row.paper["success_rate"]) for row in paper_tables()[8].rows}
+_AGREEMENTS = [float(row.paper["agreement"]) for row in paper_tables()[9].rows]
+PAPER_SUCCESS = (min(_RATES.values()), _RATES["Average"], max(_RATES.values()))
+PAPER_AGREEMENT = (min(_AGREEMENTS), max(_AGREEMENTS))
 PAIR_STEPS = ("pair_edits", "pair_edits_verified", "pair_edits_judged", "pair_edits_unanimously_better", "pairs")
 GROUP_STEPS = ("group_edits", "group_edits_unanimous", "groups")
 SHOWN = (
@@ -196,7 +199,7 @@ def page_of(found: Audit, pictures_limit: int = PICTURES_LIMIT, page_limit: int 
     Raises:
         UserError: a picture's path leaves the dataset, or there is so much text that the page exceeds its limit.
     """
-    page = _rendered(found, Album(found.dataset, pictures_limit))
+    page = _rendered(found, Album(pictures_limit, found.dataset.path))
     size = len(page.encode())
     if size > page_limit:
         most = f"{page_limit / 1e6:.3g} MB"
@@ -244,6 +247,8 @@ def _rendered(found: Audit, album: Album) -> str:
         recorded=list(flattened({k: v for k, v in recorded.items() if k not in SHOWN})),
         config=json.dumps(found.config, indent=1, ensure_ascii=False) if found.config else "",
         cards=cards,
+        lively=True,
+        threshold=found.threshold,
         facets=gallery.facets(),
         left_out=album.left_out,
     )

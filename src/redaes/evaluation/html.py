@@ -9,12 +9,14 @@ import hashlib
 import io
 import math
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redaes.data.images import ImageError, open_image
+from redaes.errors import UserError
 from redaes.evaluation.words import signed
 
 if TYPE_CHECKING:
@@ -27,9 +29,26 @@ LONGEST_TEXT = 2000
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+")
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill in a template of `redaes/evaluation/templates`; every value is escaped, a missing one is an error."""
-    return _environment().get_template(template).render(**values)
+def render(template: str, *, package: str = "redaes.evaluation", **values: Any) -> str:
+    """Fill in a template; every value is escaped, a missing one is an error.
+
+    Args:
+        template: its file's name.
+        package: whose folder `templates` it is in; what it includes may also be in that of `redaes.evaluation`.
+        values: by the names the template has for them.
+    """
+    return _environment(package).get_template(template).render(**values)
+
+
+def refuse_unwritable(page: Path) -> None:
+    """Say that a page cannot be written before the work for it is done.
+
+    Raises:
+        UserError: its name is a folder's, or it is to lie in one that does not exist.
+    """
+    if page.is_dir() or not page.parent.is_dir():
+        reason = "is a folder" if page.is_dir() else f"the folder {page.parent} does not exist"
+        raise UserError(f"cannot write --html {page}: {reason}")
 
 
 def thumbnail(image: "Path | Image", side: int = THUMBNAIL_SIDE) -> str:
@@ -52,6 +71,29 @@ def thumbnail(image: "Path | Image", side: int = THUMBNAIL_SIDE) -> str:
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+class Album:
+    """Thumbnails until a page is full.
+
+    Args:
+        limit: bytes of all addresses together.
+        place: the file of an image by its name.
+    """
+
+    def __init__(self, limit: int, place: Callable[[str], Path] = Path) -> None:
+        self.room = limit
+        self.left_out = 0
+        self._place = place
+
+    def picture(self, image: str, side: int = THUMBNAIL_SIDE) -> str:
+        """A `data:` address; empty if there is no picture, it is gone or damaged, or the page is full."""
+        address = thumbnail(self._place(image), side) if image else ""
+        if len(address) > self.room:
+            self.left_out += 1
+            return ""
+        self.room -= len(address)
+        return address
 
 
 def script(name: str) -> "tuple[Markup, str]":
@@ -77,11 +119,11 @@ def readable(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 @cache
-def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def _environment(package: str) -> "Environment":
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("redaes.evaluation"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("redaes.evaluation")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -171,7 +171,7 @@ def _attempt(
         edited = editor.edit(image, advice.instruction, seed)
     except (CallError, UserError) as error:  # this edit cannot be made; another may
         return Attempt(number, advice, None, None, kept=False, error=" ".join(str(error).split()))
-    verified = scorer.compare(image, edited)
+    (verified,) = scorer.compare_pairs([(image, edited)])
     kept = verified.value is not None and verified.value > min_gain
     return Attempt(number, advice, edited, verified, kept)
 

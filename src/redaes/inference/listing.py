@@ -11,23 +11,26 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
+from errno import EISDIR
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from redaes.data.images import VIEW_SIDE, ImageError, open_image
-from redaes.data.manifest import write_atomically
 from redaes.errors import UserError
 from redaes.inference import ScorerProtocol
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
 FileFormat = Literal["jsonl", "csv", "parquet"]
+ROWS_AT_ONCE = 8192
 NO_SCORE = "the model's answer holds no score"
 
 
@@ -57,21 +60,62 @@ def score_files(
 
     Args:
         files: image files, readable or not.
-        scorer: sees each readable image at most `VIEW_SIDE` pixels wide and high.
+        scorer: sees each readable image at most `VIEW_SIDE` pixels wide and high, or as its `view_side` says.
         model: fingerprint to write into the rows.
         batch_size: files per batch.
 
     Yields:
         The rows of one batch, in the order of `files`.
     """
-    batches = [files[at : at + batch_size] for at in range(0, len(files), batch_size)]
+    return score_items(
+        files,
+        scorer,
+        model,
+        name=display_path,
+        read=lambda path, side: open_image(path, max_side=side),
+        batch_size=batch_size,
+    )
+
+
+def score_items(
+    items: Sequence[T],
+    scorer: ScorerProtocol,
+    model: str,
+    *,
+    name: Callable[[T], str],
+    read: "Callable[[T, int], Image]",
+    batch_size: int = 16,
+) -> Iterator[list[Row]]:
+    """Score whatever images can be read from, in batches; the next batch is read while the present one is scored.
+
+    Args:
+        items: one for each image.
+        scorer: sees each readable image.
+        model: fingerprint to write into the rows.
+        name: what a row calls an item.
+        read: opens an item, its longer side at most so many pixels; raises an `ImageError` where it cannot.
+        batch_size: images per batch.
+
+    Yields:
+        The rows of one batch, in the order of `items`.
+    """
+
+    side = getattr(scorer, "view_side", VIEW_SIDE)
+
+    def read_or_error(item: T) -> "Image | ImageError":
+        try:
+            return read(item, side)
+        except ImageError as error:
+            return error
+
+    batches = [items[at : at + batch_size] for at in range(0, len(items), batch_size)]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        upcoming = [pool.submit(_open_or_error, path) for path in batches[0]] if batches else []
+        upcoming = [pool.submit(read_or_error, item) for item in batches[0]] if batches else []
         for index, batch in enumerate(batches):
             opened = [future.result() for future in upcoming]
             following = batches[index + 1] if index + 1 < len(batches) else []
-            upcoming = [pool.submit(_open_or_error, path) for path in following]
-            yield _score_batch(batch, opened, scorer, model)
+            upcoming = [pool.submit(read_or_error, item) for item in following]
+            yield _score_batch([name(item) for item in batch], opened, scorer, model)
 
 
 def load_scorer(
@@ -129,26 +173,41 @@ def fingerprint(model: str, scorer: str = "redaes") -> str:
     if scorer != "redaes":
         return f"{scorer}:{model}"
     folder = Path(checkpoint_path(model))
-    return f"{folder.resolve().name}@{_hash_folder(folder)}" if folder.is_dir() else model
+    return f"{folder.resolve().name}@{hash_folder(folder)}" if folder.is_dir() else model
 
 
 def read_rows(path: Path, file_format: FileFormat) -> list[Row]:
-    """The rows of a file written by `RowWriter`; a last line torn by a crash is left out.
+    """The rows of a file written by `RowWriter`, whole or interrupted; a last line torn by a crash is left out.
 
     Raises:
         UserError: the file is something else.
     """
     try:
+        if file_format == "parquet" and _journal(path).is_file():  # it begins with what the file holds
+            return _rows_of_jsonl(_whole_lines(_journal(path)))
         if file_format == "parquet":
             return [Row(**values) for values in _pyarrow_parquet().read_table(path).to_pylist()]
-        text = path.read_bytes().decode("utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        return _rows_of_jsonl(whole) if file_format == "jsonl" else _rows_of_csv(whole)
+        return _rows_of_jsonl(_whole_lines(path)) if file_format == "jsonl" else _rows_of_csv(_whole_lines(path))
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(
             f"{path} exists and is no {file_format} file written by `redaes score` ({printable(str(error))}); "
             "name another --output"
         ) from error
+
+
+def rows_to_keep(path: Path, file_format: FileFormat, model: str) -> list[Row]:
+    """The rows with a score that a file holds already; none where there is no file.
+
+    Raises:
+        UserError: the file is something else, or its rows are of another model.
+    """
+    if not path.is_file() and not (file_format == "parquet" and _journal(path).is_file()):
+        return []
+    rows = read_rows(path, file_format)
+    others = sorted({row.model for row in rows} - {model})
+    if others:
+        raise UserError(f"{path} holds scores of another model ({others[0]}, not {model}); name another --output")
+    return [row for row in rows if row.score is not None]
 
 
 def to_line(row: Row, file_format: Literal["jsonl", "csv"]) -> str:
@@ -158,15 +217,16 @@ def to_line(row: Row, file_format: Literal["jsonl", "csv"]) -> str:
     return _csv_line(["" if value is None else value for value in asdict(row).values()])
 
 
-def header(file_format: Literal["jsonl", "csv"]) -> str:
+def header(file_format: Literal["jsonl", "csv"], kind: type[Row] = Row) -> str:
     """What stands before the first row: the column names in CSV, nothing in JSON lines."""
-    return _csv_line([field.name for field in fields(Row)]) if file_format == "csv" else ""
+    return _csv_line([field.name for field in fields(kind)]) if file_format == "csv" else ""
 
 
 class RowWriter(AbstractContextManager["RowWriter"]):
     """A file of rows that loses nothing: every batch is on disk before the next is scored.
 
-    JSON lines and CSV are appended to. Parquet cannot be, and is written once, on closing, also after an error.
+    JSON lines and CSV are appended to. Parquet cannot be: its rows go to JSON lines in a hidden file beside it, and it
+    is written from them on closing, also after an error. If even that is prevented, `read_rows` finds them there.
 
     Args:
         path: the file; its folder must exist.
@@ -180,68 +240,76 @@ class RowWriter(AbstractContextManager["RowWriter"]):
     def __init__(self, path: Path, file_format: FileFormat, kept: Sequence[Row] = ()) -> None:
         self.path = path
         self.file_format = file_format
-        self._rows = list(kept)
-        self._file: IO[str] | None = None
+        self._appended = _journal(path) if file_format == "parquet" else path
+        self._text: Literal["jsonl", "csv"] = "csv" if file_format == "csv" else "jsonl"
+        from redaes.data.manifest import write_atomically  # pydantic with it, which a scorer can do without
+
         try:
             if file_format == "parquet":
                 _pyarrow_parquet()
-                self._write_parquet()
-            else:
-                write_atomically(path, header(file_format) + "".join(to_line(row, file_format) for row in kept))
-                self._file = path.open("a", encoding="utf-8", newline="\n")
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+            write_atomically(self._appended, header(self._text) + "".join(to_line(row, self._text) for row in kept))
+            self._file: IO[str] = self._appended.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
     def add(self, rows: Sequence[Row]) -> None:
         """Write the rows of one batch."""
-        self._rows += rows
-        if self._file is not None and self.file_format != "parquet":
-            self._file.write("".join(to_line(row, self.file_format) for row in rows))
-            self._file.flush()
+        self._file.write("".join(to_line(row, self._text) for row in rows))
+        self._file.flush()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()
-        else:
-            self._write_parquet()
-
-    def _write_parquet(self) -> None:
-        pa = import_module("pyarrow")
-        text = [(name, pa.string()) for name in ("reasoning", "error", "model")]
-        schema = pa.schema([("path", pa.string()), ("score", pa.float64()), *text])
-        table = pa.Table.from_pylist([asdict(row) for row in self._rows], schema=schema)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        _pyarrow_parquet().write_table(table, temporary)
-        temporary.replace(self.path)
+        self._file.close()
+        if self.file_format == "parquet":
+            _write_parquet(self.path, self._appended)
+            self._appended.unlink()
 
 
-def _open_or_error(path: Path) -> "Image | ImageError":
-    try:
-        return open_image(path, max_side=VIEW_SIDE)
-    except ImageError as error:
-        return error
+def _journal(path: Path) -> Path:
+    """Where the rows of a parquet file are until it is written."""
+    return path.with_name(f".{path.name}.jsonl")
+
+
+def _write_parquet(path: Path, lines: Path) -> None:
+    """A parquet file from JSON lines, some thousands of rows in memory at a time."""
+    pa, parquet = import_module("pyarrow"), _pyarrow_parquet()
+    text = [(name, pa.string()) for name in ("reasoning", "error", "model")]
+    schema = pa.schema([("path", pa.string()), ("score", pa.float64()), *text])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with parquet.ParquetWriter(temporary, schema) as writer, lines.open(encoding="utf-8") as file:
+        while some := list(islice(file, ROWS_AT_ONCE)):
+            rows = _rows_of_jsonl("".join(some))
+            writer.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema))
+    temporary.replace(path)
+
+
+def _whole_lines(path: Path) -> str:
+    """Text of a file up to its last line end."""
+    text = path.read_bytes().decode("utf-8")
+    return text[: text.rfind("\n") + 1]
 
 
 def _score_batch(
-    files: Sequence[Path], opened: "Sequence[Image | ImageError]", scorer: ScorerProtocol, model: str
+    names: Sequence[str], opened: "Sequence[Image | ImageError]", scorer: ScorerProtocol, model: str
 ) -> list[Row]:
     images = [image for image in opened if not isinstance(image, ImageError)]
     scores = iter(scorer.score(images) if images else [])
     rows = []
-    for path, image in zip(files, opened, strict=True):
+    for name, image in zip(names, opened, strict=True):
         if isinstance(image, ImageError):
-            rows.append(Row(display_path(path), None, "", image.reason, model))
+            rows.append(Row(name, None, "", image.reason, model))
         else:
             score = next(scores)
             error = NO_SCORE if score.value is None else ""
-            rows.append(Row(display_path(path), score.value, score.reasoning, error, model))
+            rows.append(Row(name, score.value, score.reasoning, error, model))
     return rows
 
 
-def _hash_folder(folder: Path) -> str:
+def hash_folder(folder: Path) -> str:
     """Of names, sizes and contents; of large files (weights) only the first and the last MiB, to stay quick."""
     import hashlib
 

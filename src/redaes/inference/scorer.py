@@ -1,94 +1,293 @@
-"""The scorer of our own checkpoints: each image alone, one greedy answer, its number and its reasons.
+"""The scorer of our own checkpoints: scores, comparisons and predictions of edits, each with the model's reasons.
 
-The question is the one that stages 2 and 3 trained on. Decoding is greedy, so the same image always gets the same
-score, alone or in a batch.
+The three questions are those that training asks: `score` (stages 2 and 3), `compare` (PT-O1) and `predict_edit` (PT-O2,
+Sec. 3.2). Decoding is greedy, so the same image always gets the same answer, alone or in a batch; several samples are
+drawn at a temperature from a seed, and are the same every time too.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from PIL.Image import Image
 
-from redaes.data.images import VIEW_SIDE, open_image
-from redaes.inference import Score
-from redaes.models.processor import VisionTextBatch
+from redaes.errors import UserError
+from redaes.inference import Difference, Ranked, Score, combined, ranked
+from redaes.inference.images import ImageLike, Images, listed, opened
+from redaes.inference.listing import fingerprint
 from redaes.models.vlm import Backbone, open_model
-from redaes.prompts import parse_answer, parse_reasoning, render
+from redaes.prompts import DELTA_RANGE, PROMPT_VERSION, SCORE_RANGE, parse_answer, parse_reasoning, render
 from redaes.rollout import Sampling
 from redaes.rollout.in_process import InProcessRollout
 
-__all__ = ["Score", "Scorer"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from redaes.inference.reward import Reward
+
+__all__ = ["Difference", "Ranked", "Score", "Scorer"]
+
+DType = Literal["float32", "bfloat16"]
+Quantisation = Literal["none", "4bit", "8bit"]
+_OPENING_THREADS = min(8, os.cpu_count() or 1)
+
+Asked = tuple[Sequence[tuple[str, ImageLike]], str]
+"""Images with what they are called in an error, and a question."""
 
 
 class Scorer:
-    """Scores photographs with a trained checkpoint.
+    """Scores, compares and ranks photographs with a trained checkpoint, and predicts what edits would gain.
+
+    Images are Pillow images of any mode, paths, numpy arrays (H, W) or (H, W, C), or torch tensors (H, W) or (C, H, W),
+    with 1, 3 or 4 channels, uint8 or floats in [0, 1] (`redaes.inference.images`). Any number of threads may use one
+    scorer: their images are opened side by side, the model answers one batch at a time.
 
     Args:
         model: `nano` (shipped with the package), a checkpoint directory, or a hub id.
-        batch_size: images in one forward pass.
+        batch_size: questions in one forward pass.
         max_new_tokens: longest answer; a longer one counts as a parse failure.
         device: `cpu`, `cuda`, `cuda:1`, ...; None takes a GPU if there is one.
+        dtype: of the weights; None: float32 on a CPU, bfloat16 elsewhere.
+        quantisation: hold the language part in 4 bits (NF4) or 8 bits (LLM.int8); needs bitsandbytes.
         image_size: side of the square images are resized to; None takes what the checkpoint was trained with.
+        samples: answers drawn for each question; above 1 values are their means and come with a `std`.
+        temperature: at which several samples are drawn, above 0; a single answer is greedy.
+        seed: of the samples.
 
     Raises:
-        UserError: `model` is not a checkpoint that redaes can open.
+        UserError: `model` is not a checkpoint that redaes can open, or a setting cannot be.
 
     Example:
-        >>> from redaes import Scorer                                    # doctest: +SKIP
-        >>> Scorer("nano").score(["holiday.jpg"])[0].value               # doctest: +SKIP
-        6.4
+        >>> from redaes import Scorer
+        >>> from PIL import Image
+        >>> scorer = Scorer("nano", device="cpu")
+        >>> score, = scorer.score([Image.new("RGB", (64, 64), "grey")])
+        >>> score.status, 0 <= score.value <= 10
+        ('ok', True)
     """
 
     def __init__(
         self,
-        model: str = "nano",
+        model: str | Path = "nano",
         *,
         batch_size: int = 16,
         max_new_tokens: int = 256,
         device: str | None = None,
+        dtype: DType | None = None,
+        quantisation: Quantisation = "none",
         image_size: int | None = None,
+        samples: int = 1,
+        temperature: float = 1.0,
+        seed: int = 0,
     ) -> None:
+        for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens), ("samples", samples)):
+            if value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+        if not temperature > 0:
+            raise UserError(f"temperature is {temperature}; it must be above 0 (a single sample is greedy)")
         self.batch_size = batch_size
-        self.max_new_tokens = max_new_tokens
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        opened, self.processor = open_model(Backbone(path=model, image_size=image_size))
-        self.model: Any = opened.requires_grad_(False).eval().to(self.device)
+        self.device = _device(device)
+        self.dtype = _one_of("dtype", dtype or ("float32" if self.device.type == "cpu" else "bfloat16"), DType)
+        self.quantisation = _one_of("quantisation", quantisation, Quantisation)
+        self.seed = seed
+        self._sampling = Sampling(samples, temperature if samples > 1 else 0.0, max_new_tokens)
+        self._name = str(model)
+        backbone = Backbone(self._name, image_size, dtype=self.dtype, quantization=self.quantisation)
+        self.model: Any
+        self.model, self.processor = open_model(backbone, inference_on=str(self.device))
+        self._model_lock = threading.Lock()
 
-    def score(self, images: Sequence[Image | str | Path]) -> list[Score]:
+    @property
+    def view_side(self) -> int:
+        """The longer side, in pixels, at which images are opened: twice the square that the model looks at."""
+        return 2 * self.processor.image_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A name that differs when anything differs that answers depend on: `<name>@<hash>`.
+
+        That is the weights, the prompts, the image size, the numbers' type and the sampling. Devices and batch sizes
+        are no part of it, though they may change the last bits of a sum.
+        """
+        settings = {
+            "model": fingerprint(self._name),
+            "revision": getattr(self.model.config, "_commit_hash", None),
+            "prompts": PROMPT_VERSION,
+            "image_size": self.processor.image_size,
+            "dtype": self.dtype,
+            "quantisation": self.quantisation,
+            "sampling": vars(self._sampling),
+            "seed": self.seed if self._sampling.k > 1 else None,
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return f"{fingerprint(self._name).partition('@')[0]}@{digest[:12]}"
+
+    def score(self, images: Images) -> list[Score]:
         """Score each image seen alone, in order.
 
         Args:
-            images: Pillow images (any mode) or paths.
+            images: a sequence of images, an array (N, H, W, C) or a tensor (N, C, H, W).
 
         Returns:
-            One `Score` per image; its value is in [0, 10], or None where the answer could not be parsed.
+            One `Score` per image; its value is in [0, 10], or None where no answer could be parsed.
 
         Raises:
-            ImageError: a path that cannot be read as an image.
+            ImageError: a path that cannot be read as an image, or an array that is none; it is named.
+            UserError: something else than images.
         """
-        batches = [images[at : at + self.batch_size] for at in range(0, len(images), self.batch_size)]
-        scores: list[Score] = []
-        with ThreadPoolExecutor(1) as ahead:  # opens and cuts the next batch while the model answers the present one
-            upcoming = ahead.submit(self._prepared, batches[0]) if batches else None
-            for following in [*batches[1:], None][: len(batches)]:
-                assert upcoming is not None
-                prompts = upcoming.result()
-                upcoming = ahead.submit(self._prepared, following) if following is not None else None
-                scores += self._answers(prompts)
-        return scores
+        asked = [([(f"image {i}", image)], render("score")) for i, image in enumerate(listed(images))]
+        return [combined([_score(text) for text in texts]) for texts in self._answers(asked)]
 
-    def _rgb(self, image: Image | str | Path) -> Image:
-        if isinstance(image, Image):
-            return image if image.mode == "RGB" else image.convert("RGB")
-        return open_image(image, max_side=VIEW_SIDE)
+    def rank(self, images: Images) -> list[Ranked]:
+        """Score images and order them best first, equal scores as they came; those without a score last.
 
-    def _prepared(self, images: Sequence[Image | str | Path]) -> VisionTextBatch:
-        return self.processor.batch([[self._rgb(i)] for i in images], [render("score")] * len(images))
+        Args:
+            images: as of `score`.
 
-    def _answers(self, prompts: VisionTextBatch) -> list[Score]:
-        sampling = Sampling(temperature=0.0, max_new_tokens=self.max_new_tokens)
-        texts = InProcessRollout()(self.model, self.processor, prompts.to(self.device), sampling).texts
-        return [Score(parse_answer(t), parse_reasoning(t), t) for t in texts]
+        Raises:
+            ImageError: as of `score`.
+        """
+        return ranked(self.score(images))
+
+    def compare(self, first: ImageLike, second: ImageLike) -> Difference:
+        """By how much the second image is better than the first; see `compare_pairs`."""
+        return self.compare_pairs([(first, second)])[0]
+
+    def compare_pairs(self, pairs: Sequence[tuple[ImageLike, ImageLike]]) -> list[Difference]:
+        """By how much the second image of each pair is better than the first (PT-O1).
+
+        The model is asked in both orders, and the value is half the difference of its two answers: it changes its sign
+        when the images change places, and is 0 of two that are alike, whatever the model prefers of positions.
+
+        Args:
+            pairs: of images, as of `score`.
+
+        Returns:
+            One `Difference` per pair, in [-10, 10]; `disagreement` says how far apart the two orders were, and the
+            value is None where either could not be parsed.
+
+        Raises:
+            ImageError: as of `score`; the first image of pair 0 is called "pair 0, image 0".
+        """
+        asked: list[Asked] = []
+        for number, (first, second) in enumerate(pairs):
+            before, after = (f"pair {number}, image 0", first), (f"pair {number}, image 1", second)
+            asked += [([before, after], render("compare")), ([after, before], render("compare"))]
+        answers = self._answers(asked, together=2)
+        both = zip(answers[::2], answers[1::2], strict=True)
+        return [combined([_in_both_orders(*texts) for texts in zip(*orders, strict=True)]) for orders in both]
+
+    def predict_edit(self, image: ImageLike, instruction: str) -> Difference:
+        """By how much an image would be better after an edit that is not made; see `predict_edits`."""
+        return self.predict_edits([(image, instruction)])[0]
+
+    def predict_edits(self, edits: Sequence[tuple[ImageLike, str]]) -> list[Difference]:
+        """By how much each image would be better after an edit, from its instruction alone (PT-O2).
+
+        Args:
+            edits: images, as of `score`, with instructions such as "Brighten the shadows slightly.".
+
+        Returns:
+            One `Difference` per edit, in [-10, 10], None where it could not be parsed.
+
+        Raises:
+            ImageError: as of `score`; the image of edit 0 is called "edit 0".
+            UserError: an instruction that is no text, is blank or holds the model's image placeholder.
+        """
+        asked: list[Asked] = []
+        for number, (image, instruction) in enumerate(edits):
+            if not isinstance(instruction, str) or not instruction.strip():
+                raise UserError(f"the instruction of edit {number} is {instruction!r}; it must say what to do")
+            asked.append(([(f"edit {number}", image)], render("predict_edit", instruction)))
+        return [combined([_difference(text) for text in texts]) for texts in self._answers(asked)]
+
+    def as_reward(self) -> "Reward":
+        """A reward function for trainers of text-to-image models; see `redaes.inference.reward.Reward`."""
+        from redaes.inference.reward import Reward
+
+        return Reward(self)
+
+    def _answers(self, asked: Sequence[Asked], together: int = 1) -> list[list[str]]:
+        """Completions, `samples` of each question, in the order of the questions.
+
+        Questions of like length go into the same batch, so that little of it is padding.
+
+        Args:
+            asked: the questions.
+            together: how many consecutive questions stay in one batch, neighbours in it.
+        """
+        units = [list(range(at, at + together)) for at in range(0, len(asked), together)]
+        units.sort(key=lambda unit: len(asked[unit[0]][1]))
+        size = max(1, self.batch_size // together)
+        batches = [[i for unit in units[at : at + size] for i in unit] for at in range(0, len(units), size)]
+        texts: list[list[str]] = [[] for _ in asked]
+        with ThreadPoolExecutor(_OPENING_THREADS) as pool:
+            for batch, squares in _ahead(batches, lambda index: self._submit(pool, asked[index][0])):
+                images = [[square.result() for square in those] for those in squares]
+                for index, drawn in zip(batch, self._generated(images, [asked[i][1] for i in batch]), strict=True):
+                    texts[index] = drawn
+        return texts
+
+    def _submit(self, pool: ThreadPoolExecutor, images: Sequence[tuple[str, ImageLike]]) -> "list[Future[Image]]":
+        return [pool.submit(self._square, image, name) for name, image in images]
+
+    def _square(self, image: ImageLike, name: str) -> "Image":
+        """The image as the model sees it."""
+        return self.processor.squares([opened(image, name, max_side=self.view_side)])[0]
+
+    def _generated(self, images: "Sequence[Sequence[Image]]", questions: Sequence[str]) -> list[list[str]]:
+        prompts = self.processor.batch(images, questions)
+        seeds = [self.seed] * len(questions)  # the same for all, so that no answer depends on its place
+        with self._model_lock:
+            made = InProcessRollout()(self.model, self.processor, prompts.to(self.device), self._sampling, seeds)
+        k = self._sampling.k
+        return [made.texts[at : at + k] for at in range(0, len(made.texts), k)]
+
+
+def _ahead(
+    batches: Sequence[Sequence[int]], submit: "Callable[[int], list[Future[Image]]]"
+) -> "Iterator[tuple[Sequence[int], list[list[Future[Image]]]]]":
+    """Each batch with its images, those of the next one being opened meanwhile."""
+    upcoming = [submit(index) for index in batches[0]] if batches else []
+    for number, batch in enumerate(batches):
+        present = upcoming
+        upcoming = [submit(index) for index in batches[number + 1]] if number + 1 < len(batches) else []
+        yield batch, present
+
+
+def _score(text: str) -> Score:
+    return Score(parse_answer(text, SCORE_RANGE), parse_reasoning(text), text)
+
+
+def _difference(text: str) -> Difference:
+    return Difference(parse_answer(text, DELTA_RANGE), parse_reasoning(text), text)
+
+
+def _in_both_orders(text: str, swapped_text: str) -> Difference:
+    """One difference from the answers to both orders."""
+    said, swapped = _difference(text), _difference(swapped_text)
+    both = f"{text}\n{swapped_text}"
+    if said.value is None or swapped.value is None:
+        return Difference(None, said.reasoning, both)
+    value = (said.value - swapped.value) / 2
+    return Difference(value, said.reasoning, both, disagreement=abs(said.value + swapped.value) / 2)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"device is {name!r}; it must be such as cpu, cuda or cuda:1") from error
+
+
+def _one_of(name: str, value: Any, literal: Any) -> Any:
+    known = literal.__args__
+    if value not in known:
+        raise UserError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
+    return value

@@ -72,42 +72,54 @@ def report_errors(rows: Iterable[Row]) -> bool:
     return bool(failed)
 
 
-def with_progress(batches: Iterable[B], total: int, verb: str = "scored") -> Iterator[B]:
+def with_progress(batches: Iterable[B], total: int | None, verb: str = "scored") -> Iterator[B]:
     """Pass batches on, showing on stderr how many items went by, how fast, and how long the rest will take.
 
     A bar if stderr is a terminal; else a plain line every ten seconds and one at the end.
 
     Args:
         batches: sequences of items.
-        total: number of items in all batches together.
+        total: number of items in all batches together; None where that is not known.
         verb: what was done to an item.
     """
     return _bar(batches, total, verb) if sys.stderr.isatty() else _lines(batches, total, verb)
 
 
-def _bar(batches: Iterable[B], total: int, verb: str) -> Iterator[B]:
+def _bar(batches: Iterable[B], total: int | None, verb: str) -> Iterator[B]:
+    from rich import progress as parts
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    class Rate(parts.ProgressColumn):
+        def render(self, task: parts.Task) -> Text:
+            return Text(f"{task.speed:.3g} a second" if task.speed else "")
+
+    columns = (
+        parts.TextColumn(verb),
+        parts.BarColumn(),
+        parts.MofNCompleteColumn(),
+        Rate(),
+        parts.TimeRemainingColumn(),
+    )
+    with parts.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(verb, total=total)
         for batch in batches:
             progress.advance(task, len(batch))
             yield batch
 
 
-def _lines(batches: Iterable[B], total: int, verb: str) -> Iterator[B]:
+def _lines(batches: Iterable[B], total: int | None, verb: str) -> Iterator[B]:
     start = last = time.monotonic()
     done = 0
     for batch in batches:
         done += len(batch)
         now = time.monotonic()
-        if done >= total or now - last >= _SECONDS_BETWEEN_LINES:
+        if done == total or now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             rate = done / max(now - start, 1e-9)
-            left = f", {(total - done) / rate:.0f} s left" if done < total else ""
-            print(f"{verb} {done}/{total} images, {rate:.3g} a second{left}", file=sys.stderr, flush=True)
+            of = "" if total is None else f"/{total}"
+            left = "" if total is None or done >= total else f", {(total - done) / rate:.0f} s left"
+            print(f"{verb} {done}{of} images, {rate:.3g} a second{left}", file=sys.stderr, flush=True)
         yield batch
 
 

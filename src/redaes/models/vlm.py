@@ -147,12 +147,15 @@ def open_processor(path: str, image_size: int | None) -> "VisionTextProcessor":
     return VisionTextProcessor.from_pretrained(path, image_size)
 
 
-def open_model(backbone: Backbone, *, empty: bool = False) -> "tuple[PreTrainedModel, VisionTextProcessor]":
+def open_model(
+    backbone: Backbone, *, empty: bool = False, inference_on: str | None = None
+) -> "tuple[PreTrainedModel, VisionTextProcessor]":
     """Open a checkpoint for training or inference.
 
     Args:
         backbone: which model and how it is used.
         empty: make the same model without its weights (on the meta device), for a process that is sent them.
+        inference_on: a device; the model is only to answer there, and may then be quantised without an adapter.
 
     Returns:
         The model (wrapped by peft if `lora` is set) and its processor.
@@ -163,14 +166,21 @@ def open_model(backbone: Backbone, *, empty: bool = False) -> "tuple[PreTrainedM
     """
     from transformers.utils import logging
 
+    from redaes.models.patches import embed_whole_patches
+
     path = checkpoint_path(backbone.path)
-    quantisation = quantisation_config(backbone.quantization, backbone.dtype, adapted=backbone.lora is not None)
+    usable = backbone.lora is not None or inference_on is not None
+    quantisation = quantisation_config(backbone.quantization, backbone.dtype, adapted=usable)
     logging.disable_progress_bar()
     try:
-        model: Any = _empty(path, backbone) if empty else _loaded(path, backbone, quantisation)
+        model: Any = _empty(path, backbone) if empty else _loaded(path, backbone, quantisation, inference_on)
         processor = open_processor(path, backbone.image_size)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot open the model {backbone.path!r}: {str(error).strip().splitlines()[0]}") from error
+    embed_whole_patches(model)
+    if inference_on is not None:
+        model = model if quantisation is not None else model.to(inference_on)
+        return model.requires_grad_(False).eval(), processor
     if backbone.lora is not None:
         model = adapt(model, backbone.lora)
     bare(model).model.visual.requires_grad_(not backbone.freeze_vision)
@@ -180,15 +190,18 @@ def open_model(backbone: Backbone, *, empty: bool = False) -> "tuple[PreTrainedM
     return model, processor
 
 
-def _loaded(path: str, backbone: Backbone, quantisation: Any) -> Any:
+def _loaded(path: str, backbone: Backbone, quantisation: Any, inference_on: str | None) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText
 
+    # Quantised weights cannot be moved afterwards; where others go, an adapter's trainer decides.
+    placed = {"device_map": {"": inference_on}} if quantisation is not None and inference_on is not None else {}
     model = AutoModelForImageTextToText.from_pretrained(
         path,
         dtype=getattr(torch, backbone.dtype),
         attn_implementation=_opened_with(backbone.attention),
         quantization_config=quantisation,
+        **placed,
     )
     keep_quantised(model)
     if backbone.attention == "flex_attention":

@@ -17,8 +17,8 @@ from redaes.chat.anthropic import Anthropic, AnthropicDialect
 from redaes.chat.openai_compatible import OpenAICompatible
 from redaes.engine.calling import backoff
 from redaes.engine.config import RetrySettings
-from redaes.inference import Score
-from redaes.scorers.questions import ANSWER, Question, combined, digest, opened, require_samples
+from redaes.inference import Score, combined
+from redaes.scorers.questions import ANSWER, Question, digest, opened, require_samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,8 +7,6 @@ import hashlib
 import json
 import math
 import re
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -107,19 +105,6 @@ def to_ten(value: float, low: float, high: float) -> float:
     return 10.0 * (value - low) / (high - low)
 
 
-def combined(samples: Sequence[Score]) -> Score:
-    """Several answers about one image as one score: the mean and standard deviation of those with a number.
-
-    Reasoning and text are the first of these; `std` is None of fewer than two.
-    """
-    scored = [sample for sample in samples if sample.value is not None]
-    if not scored:
-        return samples[0]
-    values = [sample.value for sample in scored if sample.value is not None]
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return Score(statistics.fmean(values), scored[0].reasoning, scored[0].text, std)
-
-
 def digest(scorer: str, identity: dict[str, Any]) -> str:
     """A fingerprint: the scorer's name and 12 digits for all that its answers depend on."""
     text = json.dumps(identity, sort_keys=True, default=str)
@@ -135,6 +120,13 @@ def opened(image: "Image | str | Path") -> "Image":
     if isinstance(image, str | Path):
         return open_image(image, max_side=VIEW_SIDE)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def model_path(model: str) -> str:
+    """What transformers opens: the folder of the shipped `nano`, or a checkpoint directory or hub id of any family."""
+    from redaes.models.vlm import shipped_nano
+
+    return str(shipped_nano()) if model == "nano" else model
 
 
 def require_samples(samples: int, batch_size: int) -> None:

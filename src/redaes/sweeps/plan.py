@@ -3,7 +3,8 @@
 A sweep file is W&B's (`parameters.run`, `.seed`, `.preset`, `.rows`); W&B's schema leaves no room for more, so what a
 row is stands in the file that `rows` names. A row is a preset's pipeline with words added to its commands. A step's
 folder is named by a hash of its command, in which its inputs go by their own hashes: rows that agree up to a step
-share it, in one sweep or several with the same output.
+share it, in one sweep or several with the same output. A row that needs a file, such as AesCoT, names it `${aescot}`;
+the file's bytes are part of what its steps are.
 """
 
 import hashlib
@@ -27,7 +28,10 @@ _FOLDER = re.compile(rf"{_OUTPUT}/({'|'.join(STEPS)})(?=/|$)")
 
 
 class Row(BaseModel):
-    """What distinguishes one row of a table: words by step, and where it ends."""
+    """What distinguishes one row of a table: words by step, steps left out, where it ends, a file it needs.
+
+    Words of `nano` are added on that preset, those of `quick` where steps are shortened.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,6 +40,8 @@ class Row(BaseModel):
     calibration: tuple[str, ...] = ()
     grpo: tuple[str, ...] = ()
     nano: dict[str, tuple[str, ...]] = {}
+    quick: dict[str, tuple[str, ...]] = {}
+    skip: tuple[str, ...] = ()
     last: str = "grpo"
     needs: str | None = None
 
@@ -56,6 +62,8 @@ class Sweep:
         seeds: of data, weights and sampling.
         common: what holds for every row.
         rows: by name, in the table's order.
+        reference: the row that the others are compared with, the paper's own.
+        file: where it was read from.
         document: the file as it stands, for W&B.
     """
 
@@ -65,16 +73,25 @@ class Sweep:
     seeds: tuple[int, ...]
     common: Row
     rows: dict[str, Row]
+    reference: str
+    file: Path
     document: dict[str, Any]
+
+    @property
+    def files(self) -> set[str]:
+        """Names of the files that rows need; `--set` gives them."""
+        return {row.needs for row in self.rows.values() if row.needs}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row with one seed: the steps it needs in order, and where its evaluation will lie."""
+    """One row with one seed: its settings, its steps in order, where in the sweep's folder its results will lie."""
 
     run: str
     seed: int
     stage: str
+    model: str
+    settings: tuple[str, ...]
     steps: tuple[Step, ...]
     evaluation: Path
 
@@ -106,7 +123,11 @@ def load_sweep(path: Path, preset: str | None = None) -> Sweep:
         raise UserError(f"{path}: run {missing!r} is not described in {rows_file} ({nearest(missing, known)})")
     rows = {name: _row(known[name], f"{rows_file}: {table}.rows.{name}") for name in names}
     common = _row(described.get("all", {}), f"{rows_file}: {table}.all")
-    return Sweep(table, document.get("description", ""), preset or ready, tuple(seeds), common, rows, document)
+    reference = described.get("reference", names[-1])
+    if reference not in known:
+        raise UserError(f"{rows_file}: {table}.reference is {reference!r} ({nearest(str(reference), known)})")
+    title = document.get("description", "")
+    return Sweep(table, title, preset or ready, tuple(seeds), common, rows, reference, path, document)
 
 
 def _row(described: Any, where: str) -> Row:
@@ -116,8 +137,12 @@ def _row(described: Any, where: str) -> Row:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(f"{where}: {key}: {first['msg']} (keys: {', '.join(Row.model_fields)})") from error
-    if row.last not in TRAINED:
-        raise UserError(f"{where}: last is {row.last!r} ({nearest(row.last, TRAINED)})")
+    for key, names in (("last", [row.last]), ("skip", row.skip)):
+        unknown = next((name for name in names if name not in TRAINED), None)
+        if unknown is not None:
+            raise UserError(f"{where}: {key} is {unknown!r} ({nearest(unknown, TRAINED)})")
+    if row.last in row.skip or TRAINED[0] in row.skip:
+        raise UserError(f"{where}: skip cannot hold {TRAINED[0]}, nor the step that is last")
     return row
 
 
@@ -127,7 +152,11 @@ def quick_words(preset: str) -> dict[str, tuple[str, ...]]:
     Raises:
         UserError: the preset has no such settings.
     """
-    return {step: tuple(words) for step, words in read_mapping(resolve_config(f"{preset}/quick.yaml")).items()}
+    try:
+        path = resolve_config(f"{preset}/quick.yaml")
+    except UserError as error:
+        raise UserError(f"--quick is for presets with a quick.yaml, such as nano; {preset} has none") from error
+    return {step: tuple(words) for step, words in read_mapping(path).items()}
 
 
 def plan(
@@ -155,12 +184,15 @@ def _cell(
     sweep: Sweep, output: Path, run: str, seed: int, overrides: Sequence[str], quick: Mapping[str, tuple[str, ...]]
 ) -> Cell:
     row = sweep.rows[run]
-    variables = [*overrides, f"seed={seed}", f"output={_OUTPUT}"]
+    files = {name: value for name, _, value in (word.partition("=") for word in overrides) if name in sweep.files}
+    settings = tuple(sorted(word for word in overrides if word.partition("=")[0] not in files))
+    variables = [*settings, f"seed={seed}", f"output={_OUTPUT}"]
     ready = {s.name: s for s in load_pipeline(resolve_config(f"{sweep.preset}/pipeline.yaml"), variables).steps}
     folders: dict[str, str] = {}
 
     def make(name: str, added: Sequence[str]) -> Step:
-        step = _addressed(ready[name], [*added, *quick.get(name, ())], folders, output)
+        shortened = (*quick.get(name, ()), *row.quick.get(name, ())) if quick else ()
+        step = _addressed(ready[name], [*added, *shortened], folders, output, files)
         folders[name] = step.outputs[0]
         return step
 
@@ -172,27 +204,35 @@ def _cell(
     if row.words("data", sweep.preset):
         steps.append(make("data", (*sweep.common.words("data", sweep.preset), *row.words("data", sweep.preset))))
     for name in TRAINED[: TRAINED.index(row.last) + 1]:
-        steps.append(make(name, (*sweep.common.words(name, sweep.preset), *row.words(name, sweep.preset))))
+        if name in row.skip:
+            folders[name] = steps[-1].outputs[0]  # the next one starts from the model before it
+        else:
+            steps.append(make(name, (*sweep.common.words(name, sweep.preset), *row.words(name, sweep.preset))))
     model = f"{folders[row.last]}/model"
     key = _key(["evaluate", *(word.removeprefix(f"{output}/") for word in (measured, model))])
     evaluation = output / "steps" / f"evaluation-{key}.json"
     words = ("evaluate", "--data", measured, "--model", model, "--output", str(evaluation))
     inputs = (measured, folders[row.last])
     steps.append(Step(name=f"evaluate-{key}", command=words, inputs=inputs, outputs=(str(evaluation),)))
-    return Cell(run, seed, row.last, tuple(steps), evaluation)
+    return Cell(run, seed, row.last, model.removeprefix(f"{output}/"), settings, tuple(steps), evaluation)
 
 
-def _addressed(step: Step, added: Sequence[str], folders: Mapping[str, str], output: Path) -> Step:
+def _addressed(
+    step: Step, added: Sequence[str], folders: Mapping[str, str], output: Path, files: Mapping[str, str]
+) -> Step:
     """A step of a preset with words added, in a folder of its own that is named by what it does."""
 
     def place(word: str, own: str) -> str:
         return _FOLDER.sub(lambda found: folders.get(found[1], own) if found[1] != step.name else own, word)
 
+    used = [file for name, file in files.items() if any(f"${{{name}}}" in word for word in added)]
+    for name, file in files.items():
+        added = [word.replace(f"${{{name}}}", file) for word in added]
     words = [*step.command, *added]
     # Where the sweep's folder lies is no part of what a step is.
     key = _key([place(word, "@").replace(f"{output}/", "") for word in words])
     own = str(output / "steps" / f"{step.name}-{key}")
-    inputs = tuple(place(word, own) for word in step.inputs or ())
+    inputs = (*(place(word, own) for word in step.inputs or ()), *used)
     command = tuple(place(word, own) for word in words)
     return Step(name=f"{step.name}-{key}", command=command, inputs=inputs, outputs=(own,))
 
@@ -205,3 +245,19 @@ def as_pipeline(cells: Sequence[Cell], output: Path) -> Pipeline:
     """All steps of all cells, each once, in an order in which they can be done."""
     steps = {step.name: step for cell in cells for step in cell.steps}
     return Pipeline(output=output, steps=tuple(steps.values()))
+
+
+def registered(sweep: Sweep, runs: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> dict[str, Any]:
+    """A sweep file as W&B is told of it: the grid that was asked for, and an agent's line with the other words.
+
+    Args:
+        sweep: the file that was read.
+        runs: names of rows.
+        seeds: of each row.
+        words: to put before the parameters that W&B fills in.
+    """
+    grid = {"run": {"values": list(runs)}, "seed": {"values": list(seeds)}, "preset": {"value": sweep.preset}}
+    line = sweep.document.get("command", ["${env}", "redaes", "sweep", str(sweep.file), "--wandb", "${args}"])
+    place = line.index("${args}") if "${args}" in line else len(line)
+    command = [*line[:place], *words, *line[place:]]
+    return {**sweep.document, "parameters": {**sweep.document["parameters"], **grid}, "command": command}

@@ -36,7 +36,7 @@ def alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
             INHERITED.discard(file.fileno())
 
 
-def carry_out(run: Run, jobs: int, say: Callable[[str], None], finished: Callable[[], None]) -> dict[str, str]:
+def carry_out(run: Run, jobs: int, say: Callable[[str], None], finished: Callable[[], object]) -> dict[str, str]:
     """Do what is left of a sweep's steps.
 
     Args:

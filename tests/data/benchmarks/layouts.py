@@ -149,6 +149,7 @@ def write_aadb(
             folder / "imgListTestNewRegression_score.txt",
             "".join(f"{name} {score}\n" for name, score in truth.items()),
         )
+        _write(folder / "imgListTrainRegression_score.txt", "".join(f"{name} 0.5\n" for name in _names(3, 900)))
         _write(
             folder / "imgListTestNewRegression_ColorHarmony.txt",
             "".join(f"{name} {rng.uniform(-1, 1):.2f}\n" for name in names),

@@ -127,6 +127,79 @@ def test_every_bad_row_is_counted_and_named(tmp_path):
     assert (benchmark.n_listed, len(benchmark.items)) == (17, 11)
 
 
+LISTS = {
+    "ava": "aesthetics_image_lists/generic_test.jpgl",
+    "tad66k": "labels/merge/test.csv",
+    "flickr_aes": "FLICKR-AES_image_score.txt",
+    "para": "PARA/annotation/PARA-GiaaTest.csv",
+    "aadb": "imgListFiles_label/imgListTestNewRegression_score.txt",
+}
+PARA_ROW = "session1,{},plant" + ",0" * 9 + ",{},0.5\r\n"
+ROWS = {  # one that repeats an image, one whose score is outside the range, one with too few columns
+    "ava": "{0}\n900000x\n",
+    "tad66k": "{0},5\r\ntoo-high.jpg,10.5\r\nshort.jpg\r\n",
+    "flickr_aes": " {0} 0.5\n too-high.jpg 1.4\n short.jpg\n",
+    "para": PARA_ROW.format("{0}", 2.0) + PARA_ROW.format("too-high.jpg", 5.5) + "session1,short.jpg\r\n",
+    "aadb": "{0} 0.5\ntoo-high.jpg 1.5\nshort.jpg\n",
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_set_counts_what_is_wrong_with_its_download(name, tmp_path):
+    truth = WRITERS[name](tmp_path)
+    whole = {item.id: item.path for item in load(name, tmp_path).items}
+    lost, repeated = list(truth)[:2]
+    whole[lost].unlink()
+    stranger = whole[repeated].with_name("stranger.jpg")
+    layouts.write_image(stranger, 1)
+    with (tmp_path / LISTS[name]).open("a", newline="") as file:
+        file.write(ROWS[name].format(repeated.rpartition("/")[2]))
+    benchmark = load(name, tmp_path)
+    left_out = {reason: list(ids) for reason, ids in benchmark.left_out.items()}
+    assert left_out["image file missing"] == [lost]
+    assert left_out["image without a row"] == [f"{stranger.parent.name}/{stranger.name}"]
+    assert left_out["duplicated id"] == [repeated]
+    assert len(left_out["wrong columns"]) == 1
+    if name != "ava":  # a mean of votes from 1 to 10 cannot be outside
+        assert [id.rpartition("/")[2] for id in left_out["score outside the range"]] == ["too-high.jpg"]
+    rows_left_out = sum(len(ids) for reason, ids in left_out.items() if reason != "image without a row")
+    assert benchmark.n_listed == len(benchmark.items) + rows_left_out
+    assert scores(benchmark) == pytest.approx({id: truth[id] for id in list(truth)[1:]})
+
+
+@pytest.mark.parametrize("name", ["para", "aadb"])
+def test_a_longer_list_than_the_official_one_is_refused(name, tmp_path):
+    WRITERS[name](tmp_path)
+    row = PARA_ROW.format("{}.jpg", 2.0) if name == "para" else "{}.jpg 0.5\n"
+    with (tmp_path / LISTS[name]).open("a", newline="") as file:
+        file.write("".join(row.format(number) for number in range(9_000)))
+    with pytest.raises(UserError, match=r"is not the official test list of .* is it the training list"):
+        load(name, tmp_path)
+
+
+def test_votes_that_are_none_are_counted(tmp_path):
+    truth = layouts.write_ava(tmp_path)
+    first, second = list(truth)[:2]
+    text = (tmp_path / "AVA.txt").read_text().splitlines()
+    text[0] = f"1 {first} -1" + " 3" * 9 + " 0 0 1"
+    text[1] = f"2 {second} 1 2 3"
+    (tmp_path / "AVA.txt").write_text("\n".join(text))
+    left_out = load("ava", tmp_path).left_out
+    assert left_out["score is not a number"] == [first]
+    assert left_out["wrong columns"] == [second]
+
+
+def test_images_that_no_list_of_aadb_mentions_are_told_from_those_of_the_training_list(tmp_path):
+    for kind in ("txt", "mat"):
+        truth = layouts.write_aadb(tmp_path / kind, lists=kind, images="datasetImages_originalSize")
+        assert len(truth) == 12
+        for number, trained in enumerate([layouts._names(1, 900)[0], "stranger.jpg"]):
+            layouts.write_image(tmp_path / kind / "datasetImages_originalSize" / trained, number)
+        assert load("aadb", tmp_path / kind).left_out == {
+            "image without a row": ["datasetImages_originalSize/stranger.jpg"]
+        }
+
+
 def test_wrong_columns_and_an_empty_folder_are_told_apart(tmp_path):
     layouts.write_para(tmp_path)
     (tmp_path / "PARA/annotation/PARA-GiaaTest.csv").write_text("image,score\na,1\n")

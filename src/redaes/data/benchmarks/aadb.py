@@ -5,7 +5,7 @@ Only 39 different scores occur in it: ties are heavy. A small download names its
 
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from redaes.data.benchmarks import About
 from redaes.data.benchmarks.lists import OfficialSet, Row, Rows, find_file, read_pairs
@@ -65,15 +65,38 @@ class Aadb(OfficialSet):
         bare = _PREFIX.sub("", names[-1])
         return [*names, bare, f"{row.mos:.3f}_{bare}"]
 
+    def mentioned(self) -> set[str] | None:
+        """The images of all lists; None without the training list."""
+        path = self.official()[1]
+        if path.suffix == ".mat":
+            lists = [value for key, value in _load_mat(path).items() if key.endswith("NameList")]
+            names = {str(name) for names in lists for name in names.reshape(-1)}
+        elif (path.parent / "imgListTrainRegression_score.txt").is_file():
+            files = path.parent.glob("imgList*Regression_score.txt")
+            names = {name for file in files for name, _ in read_pairs(file, Rows())}
+        else:
+            return None
+        return {_PREFIX.sub("", name) for name in names}
 
-def _read_mat(path: Path) -> list[tuple[str, str | float]]:
+    def key(self, path: Path) -> str:
+        """The name without a score before it."""
+        return _PREFIX.sub("", path.name)
+
+
+def _load_mat(path: Path) -> dict[str, Any]:
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path, squeeze_me=True)
-        names, scores = content["testNameList"].reshape(-1), content["testScore"].reshape(-1)
+        content: dict[str, Any] = loadmat(path, squeeze_me=True)
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"{path} is no MATLAB file: {error}") from error
+    return content
+
+
+def _read_mat(path: Path) -> list[tuple[str, str | float]]:
+    content = _load_mat(path)
+    try:
+        names, scores = content["testNameList"].reshape(-1), content["testScore"].reshape(-1)
     except KeyError as error:
         raise UserError(f"{path} is not AADBinfo.mat: it has no {error}") from error
     if len(names) != len(scores):

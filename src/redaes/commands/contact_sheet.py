@@ -1,0 +1,57 @@
+"""Scored images as a page to look at."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from redaes.errors import UserError
+from redaes.inference.listing import Row, display_path
+
+SMALL_SIDE = 96
+
+
+def write_contact_sheet(
+    page: Path,
+    folder: str,
+    shown: Sequence[Row],
+    rows: Sequence[Row],
+    files: Sequence[Path],
+    *,
+    ranked: bool,
+    others: Mapping[str, Sequence[Row]] | None = None,
+) -> None:
+    """Write the page.
+
+    Args:
+        page: the file.
+        folder: what was scored, in words.
+        shown: rows to show, in order; those without a score are left out.
+        rows: all of them; the ones without a score are listed at the end.
+        files: that the rows are of, in any order.
+        ranked: best first; otherwise as they came.
+        others: of bursts, the rows that each shown one stands for, by its path.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from redaes.data.manifest import write_atomically
+    from redaes.evaluation.html import render, thumbnail
+
+    by_name = {display_path(path): path for path in files}
+    beside = {
+        name: [(row, thumbnail(by_name[row.path], SMALL_SIDE)) for row in rest] for name, rest in (others or {}).items()
+    }
+    text = render(
+        "contact_sheet.html",
+        folder=folder,
+        model=rows[0].model,
+        shown=[(row, thumbnail(by_name[row.path]), beside.get(row.path, [])) for row in shown if row.score is not None],
+        ranked=ranked,
+        scored=sum(row.score is not None for row in rows),
+        failed=[row for row in rows if row.score is None],
+    )
+    try:
+        write_atomically(page, text)
+    except OSError as error:
+        raise UserError(f"cannot write --html {page}: {error.strerror or error}") from error
+    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)

@@ -1,0 +1,112 @@
+"""Scoring shards: parquet or tar files of images in, one parquet file of rows for each out.
+
+Rows are on disk as they come (see `redaes.inference.listing.RowWriter`), and an image that has a row by the same model
+is not scored again, so that millions of images can be scored by several runs, or on several machines with shards of
+their own.
+"""
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redaes.data.images import decode, walk_images
+from redaes.errors import UserError
+from redaes.inference import ScorerProtocol
+from redaes.inference.listing import Row, RowWriter, rows_to_keep, score_items
+from redaes.sources.parquet import ParquetPhotos
+from redaes.sources.webdataset import WebDatasetPhotos
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".parquet", ".tar")
+SCORES = ".scores.parquet"
+
+
+def list_shards(paths: Sequence[str]) -> list[Path]:
+    """The shards that the arguments name; none where they name something else.
+
+    Args:
+        paths: files, patterns, and folders, which are searched recursively; a folder with image files in it is not one
+            of shards.
+
+    Raises:
+        UserError: shards and something else.
+    """
+    found = {path: _shards_at(path) for path in paths}
+    other = [path for path, shards in found.items() if not shards]
+    if other and len(other) < len(found):
+        raise UserError(f"{other[0]} holds no {' or '.join(SUFFIXES)} shards as other paths do; score it by itself")
+    return list(dict.fromkeys(shard for shards in found.values() for shard in shards))
+
+
+def row_files(shards: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where the rows of each shard go: into a folder, at the path that tells the shard from the others.
+
+    Raises:
+        UserError: two shards that differ in their suffix only.
+    """
+    root = os.path.commonpath([os.path.abspath(shard.parent) for shard in shards])
+    files = {s: folder / Path(os.path.relpath(os.path.abspath(s), root)).with_suffix(SCORES) for s in shards}
+    owners: dict[Path, Path] = {}
+    for shard, file in files.items():
+        if (first := owners.setdefault(file, shard)) != shard:
+            raise UserError(f"the rows of {first} and of {shard} would both go to {file}; score them by themselves")
+    return files
+
+
+def score_shard(
+    shard: Path, rows: Path, load: Callable[[], ScorerProtocol], model: str, *, image: str = "", batch_size: int = 16
+) -> Iterator[list[Row]]:
+    """Score what is missing of one shard, and write it all.
+
+    Args:
+        shard: the images.
+        rows: where the rows go; its folder is made.
+        load: gives the scorer; called only if there is something to score.
+        model: fingerprint of the scorer.
+        image: the column or the extension of the images; empty: `image` in parquet, a sample's first image in tar.
+        batch_size: images per batch.
+
+    Yields:
+        The new rows, batch by batch; a row's path is the shard's name and the image's in it.
+
+    Raises:
+        UserError: no such shard or column, rows of another model, or rows that cannot be written.
+    """
+    source = (
+        ParquetPhotos(str(shard), image or "image")
+        if shard.suffix == ".parquet"
+        else WebDatasetPhotos(str(shard), image)
+    )
+    kept = rows_to_keep(rows, "parquet", model)
+    done = {row.path for row in kept}
+    missing = [photograph.name for photograph in source.photographs() if photograph.name not in done]
+    if not missing:
+        return
+
+    def read(name: str, side: int) -> "Image":
+        return decode(source.read(name), name, max_side=side)
+
+    try:
+        rows.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {rows}: {error.strerror or error}") from error
+    with RowWriter(rows, "parquet", kept) as writer:
+        for batch in score_items(missing, load(), model, name=str, read=read, batch_size=batch_size):
+            writer.add(batch)
+            yield batch
+
+
+def _shards_at(path: str) -> list[Path]:
+    if os.path.isdir(path):
+        if next(walk_images(Path(path)), None) is not None:
+            return []
+        candidates = sorted(p for p in Path(path).rglob("*") if p.is_file())
+    elif os.path.exists(path):
+        candidates = [Path(path)]
+    else:
+        candidates = [Path(name) for name in sorted(glob.glob(path, recursive=True))]
+    return [p for p in candidates if p.suffix in SUFFIXES and not p.name.endswith(SCORES)]
