@@ -80,8 +80,8 @@ def write(
 
     path = folder / FILE
     before = pq.read_table(path).to_pylist() if path.is_file() else []
-    merged = {_key(row): row for row in [*before, *({**row, "quick": quick} for row in rows)]}
-    left = [row for key, row in merged.items() if key not in stale]
+    new = {_key(row): row for row in ({**row, "quick": quick} for row in rows)}
+    left = [*(row for row in before if _key(row) not in new and _key(row) not in stale), *new.values()]
     if left or before:
         names = dict.fromkeys(name for row in left for name in row)
         draft = path.with_suffix(".tmp")
