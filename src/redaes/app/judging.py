@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BATCH = 16
-ADVICE_SHOWN = 8
 
 WORDS = ((0.25, "about as good as"), (1.0, "slightly better than"), (3.0, "better than"), (5.0, "clearly better than"))
 FAR = "far better than"
@@ -127,7 +126,7 @@ class Proposals:
 
     Attributes:
         photograph: that was uploaded.
-        advice: what the model expects of each edit, best first.
+        advice: what the model expects of each edit, best first; last those for which its answer holds no number.
     """
 
     photograph: Photograph
@@ -139,7 +138,7 @@ def advise_on(upload: Upload, scorer: EditPredictorProtocol) -> Proposals | Refu
     photograph = opened(upload)
     if isinstance(photograph, Refused):
         return photograph
-    return Proposals(photograph, advise(photograph.image, scorer, propose_all(photograph.image, 0))[:ADVICE_SHOWN])
+    return Proposals(photograph, advise(photograph.image, scorer, propose_all(photograph.image, 0)))
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,15 @@ from redaes.evaluation.report import curve_charts, interval_chart
 from redaes.evaluation.run_folder import Run
 
 PACKAGE = "redaes.app"
+ADVICE_SHOWN = 8
 COMPLETIONS_SHOWN = 60
 _FOLDERS = re.compile(r"(?:\b[A-Za-z]:)?(?<![\w.])[\\/](?:[^\s\\/:'\"]+[\\/])+")
 
 
 def head() -> str:
-    """What the document's head is given: how the page looks, and the script of its sliders."""
+    """What the document's head is given: how the page looks, and its script."""
     script = (files(PACKAGE) / "templates" / "app.js").read_text(encoding="utf-8")
-    return f"<style>\n{_style()}</style>\n<script>\n{script}</script>"
+    return f"<style>\n{_style()}</style>\n<script>\nconst TOO_MANY_BYTES = {MOST_BYTES + 1};\n{script}</script>"
 
 
 def _style() -> str:
@@ -65,9 +66,11 @@ def refusals(refused: Sequence[Refused]) -> str:
 
 
 def proposals(found: Proposals) -> str:
-    """Edits by what the model expects of them."""
-    most = max((abs(one.predicted.value or 0.0) for one in found.advice), default=0.0) or 1.0
-    return render("proposals.html", package=PACKAGE, advice=found.advice, most=most)
+    """The edits that the model expects most of."""
+    told = [one for one in found.advice if one.predicted.value is not None]
+    most = max((abs(one.predicted.value or 0.0) for one in told), default=0.0) or 1.0
+    unread = len(found.advice) - len(told)
+    return render("proposals.html", package=PACKAGE, advice=told[:ADVICE_SHOWN], most=most, unread=unread)
 
 
 def tried(found: Tried) -> str:

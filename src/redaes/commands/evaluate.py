@@ -227,11 +227,11 @@ def _found(said: dict[str, Any]) -> str:
 def _show(results: Sequence[dict[str, Any]]) -> None:
     """A line for each benchmark: both correlations with their intervals, and what they rest on."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     counted = ("scored", "drawn", "listed", "missing", "unreadable", "failed", "unparsed")
-    table = Table("benchmark", "scorer", "PLCC", "SRCC")
+    table = Table("benchmark", Column("scorer", overflow="fold"), "PLCC", "SRCC")
     for name in counted:
         table.add_column(name, justify="right")
     for row in results:
@@ -241,7 +241,7 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
         cells = [_estimate(row[name]) for name in ("plcc", "srcc")]
         names = (Text(f"{row['benchmark']}\n{row['split']}"), Text(row["scorer"]))
         table.add_row(*names, *cells, *(f"{count:,}" for count in counts))
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
     if any(row["differences"] for row in results):
         console.print(_differences(results))

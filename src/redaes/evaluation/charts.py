@@ -25,6 +25,7 @@ class Whisker:
         low: lower end of the interval.
         high: upper end of the interval.
         colour: name of a CSS variable, without the dashes.
+        dots: single measurements that the point sums up.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Whisker:
     low: float | None
     high: float | None
     colour: str
+    dots: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def interval_chart(title: str, rows: Sequence[Whisker], *, zero: str, digits: in
     """
     row_height, left = 40, 142
     height = row_height * len(rows) + 52
-    numbers = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
+    numbers = [v for row in rows for v in (row.value, row.low, row.high, *row.dots) if v is not None]
     ticks = nice_ticks(min([0.0, *numbers]), max([0.0, *numbers]))
     across = Axis(ticks[0], ticks[-1], left, WIDTH - 16)
     marks = Markup("").join(_vertical(across.at(t), 8, height - 44, _short(t), height - 28, t == 0) for t in ticks)
@@ -251,6 +253,12 @@ def _whisker(row: Whisker, across: Axis, y: float, digits: int) -> Markup:
             across.at(row.low), y, across.at(row.high), y, style
         )
     point = Markup('<circle cx="{}" cy="{}" r="5.5" {}/>').format(across.at(row.value), y, style)
+    point += Markup("").join(
+        Markup('<circle cx="{}" cy="{}" r="3" class="dot" style="stroke: var(--{})"/>').format(
+            across.at(dot), y + 12, row.colour
+        )
+        for dot in row.dots
+    )
     number = Markup('<text x="{}" y="{}" text-anchor="middle" class="value">{}</text>').format(
         across.at(row.value), y - 10, f"{row.value:.{digits}f}".replace("-", "−")
     )
