@@ -296,10 +296,11 @@ def test_a_killed_run_loses_one_part_at_most(many, tmp_path):
     assert asked(log) == before + 600 - already(errors)
 
 
-def test_an_interrupted_run_keeps_every_finished_call(many, tmp_path):
+@pytest.mark.parametrize("where", [(), ("--devices", "cpu,cpu")])
+def test_an_interrupted_run_keeps_every_finished_call(where, many, tmp_path):
     log = tmp_path / "log"
     scorer = ready(tmp_path / "slow.yaml", "Brightness", log=str(log), seconds=0.02)
-    process = started(many, tmp_path, scorer)
+    process = started(many, tmp_path, scorer, *where)
     asked(log, 28)
     process.send_signal(signal.SIGINT)
     code, _, errors = finished(process)

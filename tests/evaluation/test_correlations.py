@@ -56,10 +56,27 @@ def test_correlations_equal_scipy_on_continuous_samples(name: str, scale: float)
     assert FUNCTIONS[name](x, y) == pytest.approx(_reference_scipy(name, x, y), abs=1e-12)
 
 
-def test_kendall_on_a_sample_too_large_for_a_pair_matrix() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 3100))
-    assert krcc(x, y) == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-12)
+SHAPES = {
+    "continuous": lambda v: v,
+    "rounded": lambda v: np.round(v, 1),
+    "one value for most": lambda v: np.where(v < 0.5, 0.0, v),
+    "two values": lambda v: (v > 0).astype(float),
+    "some infinite": lambda v: np.where(np.abs(v) > 2, np.copysign(np.inf, v), v),
+}
+
+
+@pytest.mark.parametrize("of_truth", SHAPES)
+@pytest.mark.parametrize("of_prediction", SHAPES)
+def test_ranks_of_large_resamples_equal_scipys_of_the_repeated_images(of_prediction: str, of_truth: str) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=1100)
+    y = SHAPES[of_truth](x + rng.normal(size=1100))
+    x = SHAPES[of_prediction](x)
+    counts = rng.multinomial(1100, np.full(1100, 1 / 1100), size=3)
+    weighted = {name: STATISTICS[name](x, y)(counts.astype(float)) for name in ("srcc", "krcc")}
+    for name, values in weighted.items():
+        repeated = [REFERENCES[name](np.repeat(x, row), np.repeat(y, row)).statistic for row in counts]
+        assert values == pytest.approx(repeated, abs=1e-12)
 
 
 @pytest.mark.parametrize("function", [plcc, srcc, krcc, mae, pairwise_accuracy])
@@ -87,7 +104,7 @@ def test_unequal_lengths_are_an_error() -> None:
 def test_weighting_by_counts_equals_repeating(name: str, pair: tuple[list[float], list[float]], data) -> None:
     x, y = (np.array(values) for values in pair)
     counts = np.array(data.draw(st.lists(st.integers(0, 3), min_size=x.size, max_size=x.size)))
-    weighted = STATISTICS[name](x, y, counts[None].astype(float))[0]
+    weighted = STATISTICS[name](x, y)(counts[None].astype(float))[0]
     repeated = {**FUNCTIONS, "mae": mae}[name](np.repeat(x, counts), np.repeat(y, counts))
     assert weighted == pytest.approx(repeated, abs=1e-9, nan_ok=True)
 

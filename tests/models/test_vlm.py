@@ -116,3 +116,17 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
     with pytest.raises(UserError, match=r"no \.safetensors"):
         open_model(Backbone(path=str(tmp_path)))
+
+
+def test_an_opened_tower_embeds_patches_by_a_product_and_says_the_same(nano, checkpoint, photos):
+    plain, processor = nano
+    opened, _ = open_model(Backbone(str(checkpoint), freeze_vision=False))
+    pixels, _ = processor.pixels(processor.squares(photos))
+    embedded = [model.model.visual.patch_embed(pixels) for model in (plain, opened)]
+    assert type(opened.model.visual.patch_embed.proj) is not type(plain.model.visual.patch_embed.proj)
+    assert torch.allclose(*embedded, atol=1e-5)
+    gradients = [
+        torch.autograd.grad(values.square().mean(), list(model.model.visual.patch_embed.parameters()))
+        for values, model in zip(embedded, (plain, opened), strict=True)
+    ]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))

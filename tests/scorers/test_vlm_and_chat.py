@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from benchmarks.vendors.faults import Faults
 from benchmarks.vendors.server import running
 from benchmarks.vendors.state import Vendors
 from PIL import Image
+from tests.chat.tiny_llava import write_tiny_llava
 
+from redaes.calls import Transient
 from redaes.errors import UserError
 from redaes.inference import Score, ScorerProtocol, combined
 from redaes.registry import create
@@ -61,6 +64,12 @@ def test_sampled_answers_spread_and_come_again(photos):
     assert not scorer.deterministic
 
 
+def test_a_model_of_another_family_in_a_folder_is_asked(photos, tmp_path):
+    model = str(write_tiny_llava(tmp_path / "llava"))
+    scorer = create("scorers", "hf_vlm", model=model, max_new_tokens=4, device="cpu")
+    assert len(scorer.score(photos)) == len(photos)
+
+
 def test_aes_r1_asks_its_own_question(photos):
     scorer = create("scorers", "aes_r1", model="nano", device="cpu", sampling={}, max_new_tokens=8)
     assert scorer.question.words.startswith("You are an aesthetic expert.")
@@ -80,25 +89,37 @@ def test_the_fingerprint_follows_what_answers_depend_on_and_nothing_else():
     assert len({fingerprint(), *(fingerprint(**other) for other in others)}) == 5
 
 
-@pytest.mark.parametrize("vendor", ["openai_compatible", "anthropic"])
-def test_a_model_behind_an_address_is_asked_again_after_a_fault_that_passes(vendor, photos, tmp_path):
+@pytest.fixture(params=["openai_compatible", "anthropic"])
+def scored_by(request, photos, tmp_path):
+    """Scores of the photographs by a vendor's scorer on a loopback server."""
     prompt = tmp_path / "prompt.txt"
     prompt.write_text('Judge. Answer with one JSON object: {"score": 0 to 10}')
-    with running(Vendors()) as address:
-        settings = {"base_url": address + "/v1" * (vendor == "openai_compatible"), "key_variable": ""}
-        scorer = create(
-            "scorers",
-            vendor,
-            model="m",
-            prompt=str(prompt),
-            pattern=r'"score": ([\d.]+)',
-            low=0.0,
-            samples=2,
-            settings=settings,
-        )
-        scores = scorer.score(photos)
+    asked = {"model": "m", "prompt": str(prompt), "pattern": r'"score": ([\d.]+)', "low": 0.0}
+
+    def scored(vendors, **settings):
+        with running(vendors) as address:
+            client = {"base_url": address + "/v1" * (request.param == "openai_compatible"), "key_variable": ""}
+            return create("scorers", request.param, **asked, **settings, settings=client).score(photos)
+
+    return scored
+
+
+def test_a_model_behind_an_address_gives_each_photograph_the_mean_of_its_samples(scored_by):
+    scores = scored_by(Vendors(), samples=2)
     assert all(score.value is not None and score.std == 0 for score in scores)
     assert len({score.value for score in scores}) > 1
+
+
+def test_a_model_behind_an_address_is_asked_again_after_a_fault_that_passes(scored_by):
+    vendors = Vendors(faults=Faults(kinds=("500", "503"), share=1.0, in_a_row=1))
+    assert scored_by(vendors) == scored_by(Vendors())
+    assert sum(vendors.faults.injected.values()) == 3
+
+
+def test_a_fault_that_does_not_pass_is_told_after_the_last_try(scored_by):
+    vendors = Vendors(faults=Faults(kinds=("503",), share=1.0, in_a_row=9))
+    with pytest.raises(Transient):
+        scored_by(vendors, tries=1)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

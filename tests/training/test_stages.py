@@ -73,6 +73,9 @@ def test_a_frozen_tower_does_not_move_in_stage_2_and_rankings_are_measured(datas
         assert torch.equal(parameter, before.model.visual.get_parameter(name))
     assert not torch.equal(module.model.lm_head.weight, before.lm_head.weight)
     assert 0 <= trainer.callback_metrics["val/parse_failure_rate"] <= 1
+    assert {"val/srcc", "val/plcc", "val/krcc", "val/srcc_within", "val/pairwise_accuracy"} <= set(
+        trainer.callback_metrics
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,10 @@ from redaes.errors import UserError
 from redaes.records import Split
 
 if TYPE_CHECKING:
-    from redaes.data.benchmarks import Benchmark
+    from rich.table import Table
+
     from redaes.evaluation.matrix import Settings
     from redaes.evaluation.rivals import Rival, Wanted
-
-FIRST = 5
-"""Names that are shown of what was left out of a benchmark."""
 
 
 def evaluate(
@@ -37,6 +35,7 @@ def evaluate(
     config: str | None = None,
     all: bool = False,
     predictions: str = "runs/evaluation",
+    html: str | None = None,
     format: Literal["table", "json"] = "table",
     list: bool = False,
 ) -> int:
@@ -67,6 +66,8 @@ def evaluate(
         config: a YAML file of benchmarks and scorers, such as benchmarks/table1.yaml, in addition to those of options.
         all: every benchmark that is found under --root, with the scorers given, or else all of benchmarks/table1.yaml.
         predictions: folder where the answers on benchmarks are kept.
+        html: the page to write of the benchmarks evaluated, with every scorer that the folder of predictions has on
+            them; without a benchmark of everything in that folder, and nothing is scored.
         format: of what is printed of benchmarks: table for people, json for programs, one line each.
         list: only say which benchmarks there are, where each is obtained, under what terms, and what --root holds.
 
@@ -76,6 +77,8 @@ def evaluate(
     Raises:
         UserError: no such dataset or benchmark, no groups in the split, a model that cannot be loaded.
     """
+    from redaes.evaluation.rivals import asked_for, scorers_named
+
     for name, value in (("images", images), ("samples", samples), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; it must be at least 1")
@@ -87,10 +90,10 @@ def evaluate(
 
         on = tuple(device_names(devices)) if devices else ()
         settings = Settings(images, samples, batch_size, device, on, shard_of(shard) if shard else (1, 1))
-        asked = _asked(benchmark or [], scorer or [], model or [], config, root or [], all)
-        return _on_benchmarks(*asked, root or [], Path(predictions), settings, format)
-    from redaes.evaluation.rivals import scorers_named
-
+        asked = asked_for(benchmark or [], scorer or [], model or [], config, root or [], everything=all)
+        return _on_benchmarks(*asked, root or [], Path(predictions), settings, format, html)
+    if html:
+        return _page(Path(predictions), html)
     rivals = scorers_named(scorer or [], model or [])
     if len(rivals) > 1 or devices or shard:
         raise UserError(
@@ -141,29 +144,6 @@ def _summary(metrics: "dict[str, dict[str, dict[str, float | None]]]") -> str:
     )
 
 
-def _asked(
-    names: Sequence[str],
-    scorers: Sequence[str],
-    models: Sequence[str],
-    config: str | None,
-    roots: Sequence[str],
-    all: bool,
-) -> "tuple[Sequence[Wanted], Sequence[Rival]]":
-    """Benchmarks and scorers of the options and of the file."""
-    from redaes.evaluation.rivals import TABLE_1, benchmarks_named, official, read_plan, scorers_named
-
-    in_file, rivals = read_plan(config) if config else ([], [])
-    benchmarks = [*benchmarks_named(names), *in_file]
-    if all and not roots:
-        raise UserError("--all looks for benchmarks under --root; give the folder that holds the downloads")
-    if all:
-        named = {wanted.name for wanted in benchmarks}
-        benchmarks += [wanted for wanted in official() if wanted.name not in named]
-    if scorers or models or not (rivals or all):
-        rivals = [*rivals, *scorers_named(scorers, models)]
-    return benchmarks, rivals or read_plan(TABLE_1)[1]
-
-
 def _on_benchmarks(
     wanted: "Sequence[Wanted]",
     rivals: "Sequence[Rival]",
@@ -171,13 +151,15 @@ def _on_benchmarks(
     folder: Path,
     settings: "Settings",
     format: Literal["table", "json"],
+    html: str | None,
 ) -> int:
     """Score what is missing of each scorer on each benchmark, and print what comes out."""
     from redaes.evaluation.matrix import evaluate_all
     from redaes.evaluation.predictions import Predictions
+    from redaes.evaluation.rivals import load_all
     from redaes.inference.terminal import with_progress
 
-    benchmarks, faults = _loaded(wanted, roots)
+    benchmarks, faults = load_all(wanted, roots, _say)
     alone, results = len(wanted) * len(rivals) == 1, []
     for found in evaluate_all(benchmarks, rivals, Predictions(folder), settings, _say, with_progress):
         if isinstance(found, UserError):
@@ -193,43 +175,23 @@ def _on_benchmarks(
             print(json.dumps(printed, allow_nan=False), flush=True)
     if format == "table" and results:
         _show(results)
+    if html and results:
+        _page(folder, html, [benchmark.name for benchmark in benchmarks])
     return int(faults > 0)
 
 
-def _loaded(wanted: "Sequence[Wanted]", roots: Sequence[str]) -> "tuple[list[Benchmark], int]":
-    """The benchmarks that are there, and how many that somebody named are not.
+def _page(folder: Path, html: str, names: Sequence[str] | None = None) -> int:
+    """Show what is on disk."""
+    from redaes.evaluation.benchmark_report import write_report
 
-    Raises:
-        UserError: none is there.
-    """
-    loaded: list[Benchmark] = []
-    faults, first = 0, None
-    for each in wanted:
-        try:
-            loaded.append(each.load(roots))
-            _say_what_is_left_out(loaded[-1])
-        except UserError as error:
-            first = first or error
-            faults += each.expected
-            if len(wanted) > 1:
-                _say(f"{each.name}: {error}")
-    if not loaded:
-        none = f"none of {', '.join(each.name for each in wanted)} is there" if wanted else "no benchmark is named"
-        raise first if first and len(wanted) == 1 else UserError(f"{none}; `redaes evaluate --list` names them all")
-    return loaded, faults
+    _say(f"wrote {write_report(folder, html, names)}")
+    return 0
 
 
 def _say(line: str) -> None:
     from redaes.inference.listing import printable
 
     print(printable(line), file=sys.stderr)
-
-
-def _say_what_is_left_out(benchmark: "Benchmark") -> None:
-    """Every reason with the first names; all of them are in the results' files."""
-    for reason, ids in benchmark.left_out.items():
-        more = ", ..." if len(ids) > FIRST else ""
-        _say(f"{benchmark.name}: {len(ids):,} {reason}: {', '.join(ids[:FIRST])}{more}")
 
 
 def _list(roots: Sequence[str], format: Literal["table", "json"]) -> int:
@@ -265,10 +227,11 @@ def _found(said: dict[str, Any]) -> str:
 def _show(results: Sequence[dict[str, Any]]) -> None:
     """A line for each benchmark: both correlations with their intervals, and what they rest on."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
     counted = ("scored", "drawn", "listed", "missing", "unreadable", "failed", "unparsed")
-    table = Table("benchmark", "scorer", "PLCC", "SRCC")
+    table = Table("benchmark", Column("scorer", overflow="fold"), "PLCC", "SRCC")
     for name in counted:
         table.add_column(name, justify="right")
     for row in results:
@@ -276,11 +239,28 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
         broken = (row["n_unreadable"], row["n_failed"], row["n_unparsed"])
         counts = (row["n_scored"], row["n_drawn"], row["n_listed"], missing, *broken)
         cells = [_estimate(row[name]) for name in ("plcc", "srcc")]
-        table.add_row(f"{row['benchmark']}\n{row['split']}", row["scorer"], *cells, *(f"{count:,}" for count in counts))
-    console = Console(width=None if sys.stdout.isatty() else 120)
+        names = (Text(f"{row['benchmark']}\n{row['split']}"), Text(row["scorer"]))
+        table.add_row(*names, *cells, *(f"{count:,}" for count in counts))
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
+    if any(row["differences"] for row in results):
+        console.print(_differences(results))
     for line in dict.fromkeys(f"{row['benchmark']}: {note}" for row in results for note in row["notes"]):
         console.print(line, highlight=False, markup=False)
+
+
+def _differences(results: Sequence[dict[str, Any]]) -> "Table":
+    """Each scorer against every other on the same images."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("benchmark", "difference", "PLCC", "SRCC", "images")
+    rows = {(row["benchmark"], row["a"], row["b"], row["measure"]): row for r in results for row in r["differences"]}
+    for (benchmark, a, b, measure), row in rows.items():
+        if measure == "plcc":
+            cells = [_estimate(rows[benchmark, a, b, name]) for name in ("plcc", "srcc")]
+            table.add_row(benchmark, Text(f"{a}\nminus {b}"), *cells, f"{row['n']:,}")
+    return table
 
 
 def _estimate(measure: dict[str, float | None]) -> str:

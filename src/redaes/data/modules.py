@@ -28,12 +28,23 @@ from redaes.data.loading import (
     leave_stopping_to_the_training,
 )
 from redaes.data.manifest import Manifest
-from redaes.data.samples import Objective, Sample, build_samples, compare_swapped, scored_sample
+from redaes.data.samples import (
+    Judged,
+    Objective,
+    Sample,
+    build_samples,
+    compare,
+    compare_swapped,
+    group_edits,
+    kept,
+    predict_edit,
+    scored_sample,
+)
 from redaes.errors import UserError
 from redaes.models.processor import VisionTextProcessor
 from redaes.records import Orientation, PairRecord, Split
 
-__all__ = ["CalibrationData", "ComparativeData", "GroupBatch", "GroupData", "trained_position"]
+__all__ = ["CalibrationData", "ComparativeData", "GroupBatch", "GroupData", "RehearsalData", "trained_position"]
 
 BOTH: tuple[Orientation, ...] = ("quality", "content")
 
@@ -225,6 +236,33 @@ class ComparativeData(_DatasetModule):
             return []
         sampler = ItemBatchSampler(range(len(samples)), self.batch_size, shuffle=False, **self._share())
         return [self._loader(Samples(self.manifest, samples), EncodeSamples(self.processor), sampler)]
+
+
+class RehearsalData(ComparativeData):
+    """After stage 3, ours: PT-O1 and PT-O2 again, which a small model forgets, and its own scores, which it keeps.
+
+    Edits are those of the pairs and of the groups, in both orders for PT-O1. Pairs alone hold only improvements
+    (Eq. 3), so that nothing can be learnt from them of edits that harm.
+
+    Args:
+        root: the dataset folder.
+        answers: JSON lines that `redaes score --output` wrote of the training images with the model to be rehearsed.
+        batch_size: samples in a step over all processes.
+        num_workers: loader processes.
+        seed: of the order.
+    """
+
+    def __init__(self, root: str, answers: str, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__(root, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        self.answers = answers
+
+    def samples(self, split: Split) -> list[Sample]:
+        """The samples of one split; the model's own scores are of the training images alone."""
+        edits: list[Judged] = [*self.manifest.pairs(split), *group_edits(self.manifest, split)]
+        samples = [make(edit) for edit in edits for make in (compare, compare_swapped, predict_edit)]
+        if split == "train":
+            samples += kept(Path(self.answers), self.manifest, split)
+        return self._whole("samples", split, samples, [list(s.images) for s in samples])
 
 
 class CalibrationData(ComparativeData):

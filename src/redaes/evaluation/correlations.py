@@ -10,27 +10,55 @@ METHOD section 4; the within-group measures are what the ranking reward of stage
 - The bootstrap resamples whole groups where there are groups [O]: members of one group are edits of one source and
   no independent draws. Groups cut from one photograph are still treated as independent.
 
-Every statistic is written once, for weighted samples, because resampling with replacement *is* weighting by integer
-counts: a thousand resamples are one matrix product, and the plain value is the case of unit weights.
+The computations are in `redaes.agreement.weighting`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from redaes.agreement.kendall import Floats
+from redaes.agreement.weighting import (
+    STATISTICS,
+    Statistic,
+    Weighted,
+    all_pairs_accuracy,
+    pairwise_statistic,
+    ratio,
+    within_srcc_statistic,
+)
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-Floats: TypeAlias = NDArray[np.float64]
-Statistic: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
-"""(prediction (n,), truth (n,), weights (B, n)) -> (B,)"""
+__all__ = [
+    "STATISTICS",
+    "Estimate",
+    "FailureTreatment",
+    "Floats",
+    "Statistic",
+    "Weighted",
+    "all_pairs_accuracy",
+    "estimate",
+    "estimate_difference",
+    "interval",
+    "krcc",
+    "mae",
+    "pairwise_accuracy",
+    "pairwise_statistic",
+    "plcc",
+    "ratio",
+    "resample",
+    "srcc",
+    "srcc_within",
+    "treat_failures",
+    "within_srcc_statistic",
+]
 
 FailureTreatment = Literal["parsed_only", "failures_as_mean"]
-MIN_GROUP_MEMBERS = 3
-_PAIRS_IN_MEMORY = 3000**2
 _CELLS_IN_MEMORY = 400_000  # of one piece of resamples: a few of them fit into a core's cache
 
 
@@ -67,7 +95,7 @@ def plcc(prediction: "ArrayLike", truth: "ArrayLike") -> float:
         >>> round(plcc([1, 2, 3], [2, 4, 9]), 3)
         0.971
     """
-    return _value(_weighted_plcc, prediction, truth)
+    return _value(STATISTICS["plcc"], prediction, truth)
 
 
 def srcc(prediction: "ArrayLike", truth: "ArrayLike") -> float:
@@ -84,7 +112,7 @@ def srcc(prediction: "ArrayLike", truth: "ArrayLike") -> float:
         >>> srcc([1, 2, 30], [2, 4, 9])
         1.0
     """
-    return _value(_weighted_srcc, prediction, truth)
+    return _value(STATISTICS["srcc"], prediction, truth)
 
 
 def krcc(prediction: "ArrayLike", truth: "ArrayLike") -> float:
@@ -101,7 +129,7 @@ def krcc(prediction: "ArrayLike", truth: "ArrayLike") -> float:
         >>> round(krcc([1, 3, 2], [1, 2, 3]), 3)
         0.333
     """
-    return _value(_weighted_krcc, prediction, truth)
+    return _value(STATISTICS["krcc"], prediction, truth)
 
 
 def mae(prediction: "ArrayLike", truth: "ArrayLike") -> float:
@@ -111,7 +139,7 @@ def mae(prediction: "ArrayLike", truth: "ArrayLike") -> float:
         >>> mae([6.0, 7.0], [5.0, 7.0])
         0.5
     """
-    return _value(_weighted_mae, prediction, truth)
+    return _value(STATISTICS["mae"], prediction, truth)
 
 
 def srcc_within(prediction: "ArrayLike", truth: "ArrayLike", groups: Sequence[str]) -> float:
@@ -150,8 +178,8 @@ def pairwise_accuracy(prediction: "ArrayLike", truth: "ArrayLike", groups: Seque
         >>> pairwise_accuracy([1, 2, 2], [1, 2, 3])
         0.8333333333333334
     """
-    labels = groups if groups is not None else [""] * np.size(prediction)
-    return _value(pairwise_statistic(labels), prediction, truth)
+    statistic = all_pairs_accuracy if groups is None else pairwise_statistic(groups)
+    return _value(statistic, prediction, truth)
 
 
 def treat_failures(prediction: "ArrayLike", treatment: FailureTreatment) -> tuple[Floats, NDArray[np.bool_]]:
@@ -200,8 +228,7 @@ def estimate(
         >>> (e.value, e.low, e.high)
         (1.0, 1.0, 1.0)
     """
-    x, y = _checked(prediction, truth)
-    return _interval(lambda weights: statistic(x, y, weights), x.size, clusters, resamples, seed)
+    return interval(resample(statistic, prediction, truth, clusters, resamples=resamples, seed=seed))
 
 
 def estimate_difference(
@@ -231,169 +258,60 @@ def estimate_difference(
         >>> estimate_difference(STATISTICS["mae"], [1, 2, 3], [2, 3, 4], [2, 3, 4])
         Estimate(value=-1.0, low=-1.0, high=-1.0)
     """
-    x, y = _checked(before, truth)
-    z, _ = _checked(after, truth)
-
-    def difference(weights: Floats) -> Floats:
-        return statistic(z, y, weights) - statistic(x, y, weights)
-
-    return _interval(difference, x.size, clusters, resamples, seed)
+    first, second = (
+        resample(statistic, each, truth, clusters, resamples=resamples, seed=seed) for each in (before, after)
+    )
+    return interval(second - first)
 
 
-def within_srcc_statistic(groups: Sequence[str]) -> Statistic:
-    """`srcc_within` as a statistic for `estimate`; resampling must draw whole groups."""
-    members = _members(groups)
+def resample(
+    statistic: Statistic,
+    prediction: "ArrayLike",
+    truth: "ArrayLike",
+    clusters: Sequence[str] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Floats:
+    """A statistic on the sample, and then on each bootstrap resample of it; arguments as for `estimate`.
 
-    def statistic(x: Floats, y: Floats, weights: Floats) -> Floats:
-        values = np.array([_group_srcc(x[m], y[m]) for m in members])
-        counts = ~np.isnan(values)
-        group_weights = _group_weights(weights, members)[:, counts]
-        return _ratio(group_weights @ values[counts], group_weights.sum(axis=1))
+    Equal seeds draw equal resamples of equally many images, so that the results of two models can be subtracted.
 
-    return statistic
-
-
-def pairwise_statistic(groups: Sequence[str]) -> Statistic:
-    """`pairwise_accuracy` inside groups as a statistic for `estimate`; resampling must draw whole groups."""
-    members = _members(groups)
-
-    def statistic(x: Floats, y: Floats, weights: Floats) -> Floats:
-        right = np.array([_pairs_right(x[m], y[m]) for m in members]).reshape(-1, 2)
-        group_weights = _group_weights(weights, members)
-        return _ratio(group_weights @ right[:, 0], group_weights @ right[:, 1])
-
-    return statistic
-
-
-# --- The statistics, for samples weighted by counts -----------------------------------------------------------------
+    Returns:
+        (1 + resamples,); all NaN if the statistic is not defined on the sample.
+    """
+    x, y = _checked(prediction, truth)
+    draw = statistic(x, y)
+    value = draw(np.ones((1, x.size)))
+    if np.isnan(value).any():
+        return np.full(1 + resamples, np.nan)
+    return np.concatenate([value, *(draw(weights) for weights in _resampled(x.size, clusters, resamples, seed))])
 
 
-def _weighted_plcc(x: Floats, y: Floats, weights: Floats) -> Floats:
-    return _pearson(np.broadcast_to(x, weights.shape), np.broadcast_to(y, weights.shape), weights)
+def interval(values: Floats) -> Estimate:
+    """The estimate that `resample` amounts to, of one model or of the difference between two.
 
-
-def _weighted_srcc(x: Floats, y: Floats, weights: Floats) -> Floats:
-    if np.isnan(x).any() or np.isnan(y).any():
-        return np.full(len(weights), np.nan)
-    return _pearson(_ranks(x, weights), _ranks(y, weights), weights)
-
-
-def _weighted_mae(x: Floats, y: Floats, weights: Floats) -> Floats:
-    return _ratio(weights @ np.abs(x - y), weights.sum(axis=1))
-
-
-def _weighted_krcc(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """tau-b = C / sqrt(Tx Ty): sums over pairs of the signs' product and of each one's magnitude."""
-    if np.isnan(x).any() or np.isnan(y).any():
-        return np.full(len(weights), np.nan)
-    if x.size**2 > _PAIRS_IN_MEMORY:
-        return np.array([_scipy_krcc(x, y, row) for row in weights])
-    sign_x = np.sign(x[:, None] - x[None, :])
-    sign_y = np.sign(y[:, None] - y[None, :])
-
-    def total(pairs: Floats) -> Floats:
-        return np.asarray(np.einsum("bi,bi->b", weights @ pairs, weights), dtype=np.float64)
-
-    return _ratio(total(sign_x * sign_y), np.sqrt(total(np.abs(sign_x)) * total(np.abs(sign_y))))
-
-
-def _scipy_krcc(x: Floats, y: Floats, counts: Floats) -> float:
-    from scipy.stats import kendalltau
-
-    times = counts.astype(int)
-    return float(kendalltau(np.repeat(x, times), np.repeat(y, times)).statistic)
-
-
-def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Row by row: x, y, weights are (B, n). NaN where a row is constant on its support."""
-    (dx, square_x), (dy, square_y) = _centred(x, weights), _centred(y, weights)
-    return np.clip(_ratio(np.einsum("bn,bn,bn->b", weights, dx, dy), np.sqrt(square_x * square_y)), -1.0, 1.0)
-
-
-def _centred(x: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Deviations (B, n) from each row's mean and the sums (B,) of their squares, exactly 0 for a constant row."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.einsum("bn,bn->b", weights, x) / weights.sum(axis=1)
-    dx = x - mean[:, None]
-    square = np.einsum("bn,bn,bn->b", weights, dx, dx)
-    small = np.flatnonzero(~(square > 1e-12 * mean**2 * weights.sum(axis=1)))  # rounding, or really as small
-    square[small] = np.where(_constant(x[small], weights[small]), 0.0, square[small])
-    return dx, square
-
-
-def _constant(x: Floats, weights: Floats) -> NDArray[np.bool_]:
-    drawn = weights > 0
-    lowest = np.where(drawn, x, np.inf).min(axis=1, initial=np.inf)
-    highest = np.where(drawn, x, -np.inf).max(axis=1, initial=-np.inf)
-    return np.asarray(highest <= lowest)
-
-
-def _ranks(x: Floats, weights: Floats) -> Floats:
-    """Average ranks (B, n) that the images have in the samples in which image i occurs weights[b, i] times."""
-    distinct, position = np.unique(x, return_inverse=True)
-    tied = np.zeros((len(weights), distinct.size))
-    order = np.argsort(position, kind="stable")
-    if distinct.size:
-        starts = np.searchsorted(position[order], np.arange(distinct.size))
-        tied = np.add.reduceat(weights[:, order], starts, axis=1)
-    below = np.cumsum(tied, axis=1) - tied
-    return np.asarray((below + (tied + 1) / 2)[:, position])
-
-
-def _group_srcc(x: Floats, y: Floats) -> float:
-    """SRCC in one group; NaN if the group does not count, 0 for a constant prediction in one that does."""
-    if x.size < MIN_GROUP_MEMBERS or np.isnan(x).any() or np.isnan(y).any() or np.ptp(y) == 0:
-        return float("nan")
-    return 0.0 if np.ptp(x) == 0 else float(_weighted_srcc(x, y, np.ones((1, x.size)))[0])
-
-
-def _pairs_right(x: Floats, y: Floats) -> tuple[float, float]:
-    """(pairs rightly ordered, pairs of different truth) in one group."""
-    first, second = np.triu_indices(x.size, k=1)
-    truth = np.sign(y[first] - y[second])
-    agreement = (truth * np.sign(x[first] - x[second]))[truth != 0]
-    return float(((agreement + 1) / 2).sum()), float(agreement.size)
-
-
-# --- Resampling -----------------------------------------------------------------------------------------------------
-
-
-def _interval(
-    draw: Callable[[Floats], Floats], n: int, clusters: Sequence[str] | None, resamples: int, seed: int
-) -> Estimate:
-    value = float(draw(np.ones((1, n)))[0])
-    if np.isnan(value):
-        return Estimate(value, np.nan, np.nan)
-    draws = np.concatenate([draw(weights) for weights in _resampled(n, clusters, resamples, seed)])
+    Args:
+        values: (1 + resamples,) on the sample and on its resamples.
+    """
+    value, draws = float(values[0]), values[1:]
     defined = draws[~np.isnan(draws)]
-    if 2 * defined.size <= draws.size:
+    if np.isnan(value) or 2 * defined.size <= draws.size:
         return Estimate(value, np.nan, np.nan)
     low, high = np.percentile(defined, [2.5, 97.5])
     return Estimate(value, float(low), float(high))
 
 
-def _resampled(n: int, clusters: Sequence[str] | None, resamples: int, seed: int) -> Sequence[Floats]:
+def _resampled(n: int, clusters: Sequence[str] | None, resamples: int, seed: int) -> Iterator[Floats]:
     """Counts (b, n) of every image in each resample, in pieces that fit into memory."""
     rng = np.random.default_rng(seed)
     names, of_image = np.unique(np.asarray(clusters if clusters is not None else np.arange(n)), return_inverse=True)
-    counts = rng.multinomial(names.size, np.full(names.size, 1 / names.size), size=resamples)
     rows = max(1, _CELLS_IN_MEMORY // max(n, 1))
-    return [counts[at : at + rows][:, of_image].astype(np.float64) for at in range(0, resamples, rows)]
-
-
-def _members(groups: Sequence[str]) -> list[NDArray[np.intp]]:
-    labels = np.asarray(groups)
-    return [np.flatnonzero(labels == name) for name in np.unique(labels)]
-
-
-def _group_weights(weights: Floats, members: list[NDArray[np.intp]]) -> Floats:
-    return weights[:, [m[0] for m in members]]
-
-
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Quotient, NaN where the denominator is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(denominator == 0, np.nan, numerator / denominator), dtype=np.float64)
+    for at in range(0, resamples, rows):
+        count = min(rows, resamples - at)
+        drawn = rng.integers(names.size, size=(count, names.size)) + names.size * np.arange(count)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=count * names.size).reshape(count, names.size)
+        yield counts[:, of_image].astype(np.float64)
 
 
 def _checked(prediction: "ArrayLike", truth: "ArrayLike") -> tuple[Floats, Floats]:
@@ -405,13 +323,4 @@ def _checked(prediction: "ArrayLike", truth: "ArrayLike") -> tuple[Floats, Float
 
 def _value(statistic: Statistic, prediction: "ArrayLike", truth: "ArrayLike") -> float:
     x, y = _checked(prediction, truth)
-    return float(statistic(x, y, np.ones((1, x.size)))[0])
-
-
-STATISTICS: dict[str, Statistic] = {
-    "srcc": _weighted_srcc,
-    "plcc": _weighted_plcc,
-    "krcc": _weighted_krcc,
-    "mae": _weighted_mae,
-}
-"""The measures over all images at once, ready for `estimate`."""
+    return float(statistic(x, y)(np.ones((1, x.size)))[0])

@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -28,9 +29,15 @@ LONGEST_TEXT = 2000
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+")
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill in a template of `redaes/evaluation/templates`; every value is escaped, a missing one is an error."""
-    return _environment().get_template(template).render(**values)
+def render(template: str, *, package: str = "redaes.evaluation", **values: Any) -> str:
+    """Fill in a template; every value is escaped, a missing one is an error.
+
+    Args:
+        template: its file's name.
+        package: whose folder `templates` it is in; what it includes may also be in that of `redaes.evaluation`.
+        values: by the names the template has for them.
+    """
+    return _environment(package).get_template(template).render(**values)
 
 
 def refuse_unwritable(page: Path) -> None:
@@ -66,6 +73,29 @@ def thumbnail(image: "Path | Image", side: int = THUMBNAIL_SIDE) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+class Album:
+    """Thumbnails until a page is full.
+
+    Args:
+        limit: bytes of all addresses together.
+        place: the file of an image by its name.
+    """
+
+    def __init__(self, limit: int, place: Callable[[str], Path] = Path) -> None:
+        self.room = limit
+        self.left_out = 0
+        self._place = place
+
+    def picture(self, image: str, side: int = THUMBNAIL_SIDE) -> str:
+        """A `data:` address; empty if there is no picture, it is gone or damaged, or the page is full."""
+        address = thumbnail(self._place(image), side) if image else ""
+        if len(address) > self.room:
+            self.left_out += 1
+            return ""
+        self.room -= len(address)
+        return address
+
+
 def script(name: str) -> "tuple[Markup, str]":
     """A script of `redaes/evaluation/templates`, and the source by which a content security policy allows just it."""
     from markupsafe import Markup
@@ -89,11 +119,11 @@ def readable(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 @cache
-def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def _environment(package: str) -> "Environment":
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("redaes.evaluation"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("redaes.evaluation")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

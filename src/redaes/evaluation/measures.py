@@ -5,11 +5,11 @@ In: predictions and truths `(n,)`, optionally groups. Out: numbers as JSON. Choi
 - MAE is measured after the least-squares line from predictions to truths: scorers have other scales than annotators.
 - The logistic PLCC (VQEG 2003) is a measure of its own and never stands for the plain one. Its curve is fitted once, to
   the whole sample, and kept for the resamples; its interval is therefore slightly too narrow.
-- Above 3,000 images KRCC and the accuracy over all pairs have intervals of 100 resamples: each of them costs a sort.
 """
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -18,9 +18,13 @@ from redaes.evaluation.correlations import (
     STATISTICS,
     FailureTreatment,
     Floats,
-    Statistic,
+    Weighted,
+    all_pairs_accuracy,
     estimate,
+    interval,
     pairwise_statistic,
+    ratio,
+    resample,
     treat_failures,
     within_srcc_statistic,
 )
@@ -28,40 +32,27 @@ from redaes.evaluation.correlations import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-MANY_IMAGES = 3000
-PAIR_RESAMPLES = 100
+WITHIN = {"srcc_within": within_srcc_statistic, "pairwise_accuracy": pairwise_statistic}
+"""Measures that groups make or change."""
 
 
-def mae_after_fit(x: Floats, y: Floats, weights: Floats) -> Floats:
+def mae_after_fit(x: Floats, y: Floats) -> Weighted:
     """Mean absolute error in the truth's unit, after the best line from predictions to truths; a statistic.
 
     Args:
         x: (n,) predictions; constant ones are fitted by the mean of the truths.
         y: (n,) truths.
-        weights: (B, n) counts of every image in every resample.
-
-    Returns:
-        (B,); NaN for an empty sample.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
+
+    def statistic(weights: Floats) -> Floats:
         total = weights.sum(axis=1)
-        mean_x, mean_y = weights @ x / total, weights @ y / total
-        dx, dy = x - mean_x[:, None], y - mean_y[:, None]
+        dx, dy = (values - ratio(weights @ values, total)[:, None] for values in (x, y))
         weighted = weights * dx
         square = np.einsum("bn,bn->b", weighted, dx)
-        slope = np.where(square > 0, np.einsum("bn,bn->b", weighted, dy) / square, 0.0)
-        return np.asarray(np.einsum("bn,bn->b", weights, np.abs(dy - slope[:, None] * dx)) / total)
+        slope = np.where(square > 0, ratio(np.einsum("bn,bn->b", weighted, dy), square), 0.0)
+        return ratio(np.einsum("bn,bn->b", weights, np.abs(dy - slope[:, None] * dx)), total)
 
-
-def all_pairs_accuracy(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """`pairwise_accuracy` over all pairs in O(n log n), from tau-b: (1 + tau sqrt(Px / Py)) / 2; a statistic.
-
-    Px and Py are the numbers of pairs that differ in prediction and in truth. Arguments as for `mae_after_fit`.
-    """
-    differing_x, differing_y = _differing_pairs(x, weights), _differing_pairs(y, weights)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        right = (1 + STATISTICS["krcc"](x, y, weights) * np.sqrt(differing_x / differing_y)) / 2
-    return np.asarray(np.where(differing_y == 0, np.nan, np.where(differing_x == 0, 0.5, right)))
+    return statistic
 
 
 def fit_logistic(prediction: "ArrayLike", truth: "ArrayLike") -> tuple[Floats | None, str]:
@@ -141,32 +132,48 @@ def measure_benchmark(
     return result
 
 
+def measures_of(groups: Sequence[str] | None) -> tuple[str, ...]:
+    """The measures of a benchmark; with groups also the order within them."""
+    everywhere = ("plcc", "srcc", "krcc", "mae_fit", "pairwise_accuracy")
+    return everywhere if groups is None else (*everywhere, "srcc_within")
+
+
+def bootstrap(
+    name: str, x: Floats, y: Floats, groups: Sequence[str] | None, *, resamples: int = 1000, seed: int = 0
+) -> Floats:
+    """A measure on the sample and on its resamples, as of `correlations.resample`.
+
+    It is remembered: a scorer costs one bootstrap, however many others it is compared with afterwards.
+
+    Args:
+        name: one of `measures_of(groups)`.
+        x: (n,) predictions, without NaN.
+        y: (n,) truths.
+        groups: (n,) the group of each image, drawn as a whole; pairs are then inside groups.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    labels = None if groups is None else tuple(groups)
+    return _bootstrap(name, x.tobytes(), y.tobytes(), labels, resamples, seed)
+
+
+@lru_cache(maxsize=128)
+def _bootstrap(name: str, x: bytes, y: bytes, groups: tuple[str, ...] | None, resamples: int, seed: int) -> Floats:
+    statistics = {**STATISTICS, "mae_fit": mae_after_fit, "pairwise_accuracy": all_pairs_accuracy}
+    statistic = statistics[name] if groups is None or name not in WITHIN else WITHIN[name](groups)
+    return resample(statistic, np.frombuffer(x), np.frombuffer(y), groups or None, resamples=resamples, seed=seed)
+
+
 def _measure(
     x: Floats, y: Floats, groups: list[str] | None, seed: int, logistic: bool, resamples: int
 ) -> dict[str, dict[str, Any]]:
-    statistics: dict[str, Statistic] = {name: STATISTICS[name] for name in ("plcc", "srcc", "krcc")}
-    statistics |= {"mae_fit": mae_after_fit, "pairwise_accuracy": all_pairs_accuracy}
-    if groups is not None:
-        statistics |= {"srcc_within": within_srcc_statistic(groups), "pairwise_accuracy": pairwise_statistic(groups)}
-    clusters = groups or None
-    fewer = min(resamples, PAIR_RESAMPLES) if x.size > MANY_IMAGES else resamples
-    draws = {"krcc": fewer, "pairwise_accuracy": fewer}
     measured: dict[str, dict[str, Any]] = {
-        name: dict(estimate(statistic, x, y, clusters, resamples=draws.get(name, resamples), seed=seed).as_json())
-        for name, statistic in statistics.items()
+        name: dict(interval(bootstrap(name, x, y, groups, resamples=resamples, seed=seed)).as_json())
+        for name in measures_of(groups)
     }
     if logistic:
         fitted, reason = fit_logistic(x, y)
         values = np.full(x.size, np.nan) if fitted is None else fitted
-        plain = estimate(STATISTICS["plcc"], values, y, clusters, resamples=resamples, seed=seed)
+        plain = estimate(STATISTICS["plcc"], values, y, groups or None, resamples=resamples, seed=seed)
         measured["plcc_logistic"] = {**plain.as_json(), **({"reason": reason} if reason else {})}
     return measured
-
-
-def _differing_pairs(values: Floats, weights: Floats) -> Floats:
-    """(B,) pairs of different value in samples in which image i occurs weights[b, i] times."""
-    _, position = np.unique(values, return_inverse=True)
-    order = np.argsort(position, kind="stable")
-    starts = np.flatnonzero(np.diff(position[order], prepend=-1))
-    tied = np.add.reduceat(weights[:, order], starts, axis=1) if values.size else np.zeros((len(weights), 0))
-    return np.asarray((weights.sum(axis=1) ** 2 - (tied**2).sum(axis=1)) / 2)

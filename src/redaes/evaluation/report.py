@@ -145,9 +145,9 @@ def page_of(run: Run, results: Mapping[str, Any]) -> str:
         measures=MEASURE_NAMES,
         last_stage=next((s for s in reversed(STAGES) if s in run.evaluations), None),
         before_after=[s for s in ("calibration", "grpo") if s in run.evaluations],
-        headline_charts=[_interval_chart(run, name) for name in ("srcc_within", "srcc")] if run.evaluations else [],
+        headline_charts=[interval_chart(run, name) for name in ("srcc_within", "srcc")] if run.evaluations else [],
         data=None if run.dataset is None else _data_section(run.dataset),
-        curves=_curve_charts(run),
+        curves=curve_charts(run),
         scatters=_scatters(run),
         completions=_last_completions(run),
         sheets=[] if run.dataset is None or last is None else _sheets(run, last),
@@ -158,7 +158,8 @@ def page_of(run: Run, results: Mapping[str, Any]) -> str:
 # --- 1 headline ------------------------------------------------------------------------------------------------------
 
 
-def _interval_chart(run: Run, name: str) -> "tuple[str, Markup]":
+def interval_chart(run: Run, name: str) -> "tuple[str, Markup]":
+    """One measure of every evaluated stage with its interval: the title, and the chart."""
     found = {stage: evaluation.measure(name) for stage, evaluation in run.evaluations.items()}
     rows = [
         charts.Whisker(STAGE_NAMES[stage], m["value"], m["low"], m["high"], STAGE_COLOURS[stage])
@@ -232,7 +233,8 @@ def _photographs(dataset: Manifest, images: Sequence[str], shown: int = 8) -> li
 # --- 3 curves, 4 scatter --------------------------------------------------------------------------------------------
 
 
-def _curve_charts(run: Run) -> "list[tuple[str, str, Markup]]":
+def curve_charts(run: Run) -> "list[tuple[str, str, Markup]]":
+    """The curves that say how the training went, as far as they were logged: title, what it means, chart."""
     shown = []
     for stage, name, title, words in CURVES:
         curve = run.curves[stage].get(name)

@@ -11,7 +11,7 @@ scorers:                             # ready configurations, or plug-ins with a 
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,8 @@ from redaes.scorers.questions import digest
 
 TABLE_1 = "benchmarks/table1.yaml"
 BATCH_SIZE = 16
+SHOWN = 5
+"""Names that are said of what was left out of a benchmark; all of them are in its results."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,11 @@ class Rival:
 
     def _fingerprint(self, plugin: str, settings: Mapping[str, Any], scorer: ScorerProtocol) -> str:
         """The scorer's own, or a digest of class, settings, version of its package and, of a folder, its weights."""
-        from redaes.inference.listing import fingerprint, hash_folder
+        from redaes.inference.listing import hash_folder
 
         own = getattr(scorer, "fingerprint", "")
         if own:
             return str(own)
-        if plugin == "redaes":
-            return fingerprint(str(settings.get("model", "nano")))
         asked = {key: value for key, value in settings.items() if key not in ("batch_size", "device")}
         identity = identity_of("scorers", {"class_path": plugin, "init_args": asked}, scorer)
         model = asked.get("model")
@@ -175,6 +175,40 @@ def located(spec: PluginSpec, folder: str | Path) -> Benchmark:
     return found
 
 
+def load_all(wanted: Sequence[Wanted], roots: Sequence[str], say: Callable[[str], None]) -> tuple[list[Benchmark], int]:
+    """Read benchmarks, and say what was left out of each and what is not there.
+
+    Args:
+        wanted: which.
+        roots: as of `Wanted.load`.
+        say: is called with a line for people.
+
+    Returns:
+        Those that are there, and how many are not although somebody named them.
+
+    Raises:
+        UserError: none is there.
+    """
+    loaded: list[Benchmark] = []
+    faults = 0
+    for each in wanted:
+        try:
+            loaded.append(each.load(roots))
+        except UserError as error:
+            if len(wanted) == 1:
+                raise
+            say(f"{each.name}: {error}")
+            faults += each.expected
+            continue
+        for reason, ids in loaded[-1].left_out.items():
+            more = ", ..." if len(ids) > SHOWN else ""
+            say(f"{each.name}: {len(ids):,} {reason}: {', '.join(ids[:SHOWN])}{more}")
+    if not loaded:
+        none = f"none of {', '.join(each.name for each in wanted)} is there" if wanted else "no benchmark is named"
+        raise UserError(f"{none}; `redaes evaluate --list` says which there are and where to get them")
+    return loaded, faults
+
+
 def official() -> list[Wanted]:
     """The benchmarks that others distribute, which a folder can be searched for; an own table is none."""
     return [Wanted(name, name, expected=False) for name, said in about().items() if said.images is not None]
@@ -201,6 +235,40 @@ def found_under(roots: Sequence[str]) -> dict[str, dict[str, Any]]:
             "left_out": {reason: len(ids) for reason, ids in benchmark.left_out.items()},
         }
     return found
+
+
+def asked_for(
+    benchmarks: Sequence[str],
+    scorers: Sequence[str],
+    models: Sequence[str],
+    plan: str | None,
+    roots: Sequence[str],
+    *,
+    everything: bool,
+) -> tuple[list[Wanted], list[Rival]]:
+    """Benchmarks and scorers of options and of a file together.
+
+    Args:
+        benchmarks: names and files.
+        scorers: plug-ins and files.
+        models: for the plug-ins.
+        plan: a file of both.
+        roots: as of `Wanted.load`.
+        everything: all official benchmarks too, and all scorers of Table 1 where no others are named.
+
+    Raises:
+        UserError: a file that cannot be read, or everything and nowhere to look.
+    """
+    wanted, rivals = read_plan(plan) if plan else ([], [])
+    wanted = [*benchmarks_named(benchmarks), *wanted]
+    if everything and not roots:
+        raise UserError("--all looks for benchmarks under --root; give the folder that holds the downloads")
+    if everything:
+        named = {each.name for each in wanted}
+        wanted += [each for each in official() if each.name not in named]
+    if scorers or models or not (rivals or everything):
+        rivals = [*rivals, *scorers_named(scorers, models)]
+    return wanted, rivals or read_plan(TABLE_1)[1]
 
 
 def benchmarks_named(names: Sequence[str]) -> list[Wanted]:

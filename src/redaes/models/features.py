@@ -25,8 +25,8 @@ from redaes.models.feature_stores import DiskStore, FeatureStore, MemoryStore
 from redaes.models.processor import VisionTextBatch
 from redaes.models.vlm import FeatureCaching, bare
 
-LAYOUT = "1"
-"""Changes when the meaning of a kept tensor does, so that older ones are not taken for it."""
+LAYOUT = "2"
+"""Changes when the meaning of a kept tensor does, or its last bits, so that older ones are not taken for it."""
 
 
 def tower_is_trained(model: Any) -> bool:

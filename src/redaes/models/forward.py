@@ -274,7 +274,7 @@ class Prefill:
     """Prompts that went through the model once.
 
     Attributes:
-        cache: keys and values of N prompts, branched in place by its users.
+        cache: keys and values of N prompts, branched in place by its users; None if they are not kept.
         logits: what the head said of the last prompt token: (N, V), or another shape where it is `scored`.
         attention_mask: (N, P) long.
         next_position: (N,) long, the mRoPE position of the first completion token (the same in all three rows).
@@ -286,7 +286,9 @@ class Prefill:
     next_position: Tensor
 
 
-def prefill(model: Any, prompts: VisionTextBatch, features: Any = None, repeats: int = 1) -> Prefill:
+def prefill(
+    model: Any, prompts: VisionTextBatch, features: Any = None, repeats: int = 1, use_cache: bool = True
+) -> Prefill:
     """Run N prompts through the model once, keeping their keys and values (and the graph, if gradients are on).
 
     Args:
@@ -294,6 +296,7 @@ def prefill(model: Any, prompts: VisionTextBatch, features: Any = None, repeats:
         prompts: N prompts, padded on the left.
         features: from `image_features`, if they were computed before.
         repeats: how many times the head is asked about the last token.
+        use_cache: False keeps no keys and values, where only `logits` are wanted.
     """
     positions = mrope_positions(model, prompts)
     last = torch.full((repeats,), prompts.input_ids.shape[1] - 1, device=positions.device)
@@ -304,7 +307,7 @@ def prefill(model: Any, prompts: VisionTextBatch, features: Any = None, repeats:
         mm_token_type_ids=prompts.mm_token_type_ids,
         mm_encoder_outputs={"image": image_features(model, prompts) if features is None else features},
         logits_to_keep=last,
-        use_cache=True,
+        use_cache=use_cache,
     )
     return Prefill(
         cache=out.past_key_values,

@@ -166,6 +166,8 @@ def open_model(
     """
     from transformers.utils import logging
 
+    from redaes.models.patches import embed_whole_patches
+
     path = checkpoint_path(backbone.path)
     usable = backbone.lora is not None or inference_on is not None
     quantisation = quantisation_config(backbone.quantization, backbone.dtype, adapted=usable)
@@ -175,6 +177,7 @@ def open_model(
         processor = open_processor(path, backbone.image_size)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot open the model {backbone.path!r}: {str(error).strip().splitlines()[0]}") from error
+    embed_whole_patches(model)
     if inference_on is not None:
         model = model if quantisation is not None else model.to(inference_on)
         return model.requires_grad_(False).eval(), processor

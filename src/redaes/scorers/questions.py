@@ -122,6 +122,13 @@ def opened(image: "Image | str | Path") -> "Image":
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def model_path(model: str) -> str:
+    """What transformers opens: the folder of the shipped `nano`, or a checkpoint directory or hub id of any family."""
+    from redaes.models.vlm import shipped_nano
+
+    return str(shipped_nano()) if model == "nano" else model
+
+
 def require_samples(samples: int, batch_size: int) -> None:
     """Refuse numbers below 1.
 

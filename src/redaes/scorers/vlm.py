@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from redaes.chat.local import DType, Local, LocalModel
 from redaes.errors import UserError
 from redaes.inference import Score, combined
-from redaes.models.vlm import checkpoint_path
-from redaes.scorers.questions import ANSWER, Question, digest, opened, require_samples
+from redaes.scorers.questions import ANSWER, Question, digest, model_path, opened, require_samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,7 +68,7 @@ class HfVlmScorer:
         self.deterministic = not self.sampling
         self.question = Question(prompt, pattern, low, high)
         self._local = Local(
-            checkpoint_path(model),
+            model_path(model),
             revision,
             dtype,
             device,

@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from redaes.data.modules import ComparativeData
-from redaes.data.samples import Objective
 from redaes.models.vlm import export
 from redaes.rollout import Sampling
 from redaes.rollout.in_process import InProcessRollout
@@ -37,7 +36,7 @@ class AnswerRow:
     """One answer to a validation sample, as the table of completions shows it; `images` are paths in the dataset."""
 
     step: int
-    objective: Objective
+    objective: str
     images: str
     expected: str
     text: str
