@@ -102,7 +102,9 @@ def test_quick_is_refused_where_there_is_no_such_thing(capsys: pytest.CaptureFix
     assert "--quick is for presets with a quick.yaml, such as nano; redaes-7b has none" in capsys.readouterr().err
 
 
-def test_an_evaluation_that_another_configuration_made_is_refused_and_its_row_goes(tmp_path: Path) -> None:
+def test_an_evaluation_of_another_configuration_is_refused_and_others_keep_the_commit_they_were_made_with(
+    tmp_path: Path,
+) -> None:
     sweep = load_sweep(resolve_config("sweeps/table6.yaml"))
     grid = plan(sweep, tmp_path, ["n4", "n8"], [0])
     metrics = {"failures_as_mean": {"srcc_within": {"value": 0.5}}, "n": 9, "parse_failure_rate": 0.0}
@@ -113,6 +115,8 @@ def test_an_evaluation_that_another_configuration_made_is_refused_and_its_row_go
     for cell in grid:
         states[cell.steps[-1].name].status = "done"
     assert len(record(tmp_path, sweep, grid, states, False, "abc")) == len(read(tmp_path)) == 2
+
+    assert {row["commit"] for row in record(tmp_path, sweep, grid, states, False, "def")} == {"abc"}
 
     states[grid[0].steps[-1].name].status = "waiting"  # as `Run` has it once a configuration has changed
     assert [row["run"] for row in record(tmp_path, sweep, grid, states, False, "abc")] == ["n8"]
