@@ -1,8 +1,8 @@
 """What is answered: the scorer's own answers, whoever asks beside one."""
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -159,27 +159,28 @@ def test_the_same_bytes_are_scored_once_where_answers_are_kept() -> None:
         assert client.post("/compare", files=files(picture(204), picture(51))).json()["difference"] == -6.0
 
 
-def test_many_clients_of_nano_get_what_the_scorer_says_itself() -> None:
+def test_many_clients_of_nano_get_what_the_scorer_says_of_the_files_itself(tmp_path: Path) -> None:
     from skimage import data
 
     from redaes import Scorer
 
-    scorer = Scorer("nano")
+    scorer = Scorer("nano", device="cpu")
     whole = Image.fromarray(data.astronaut())
-    photographs = []
-    for at in range(0, 240, 10):
-        buffer = io.BytesIO()
-        whole.crop((at, at // 2, at + 200, at // 2 + 160)).save(buffer, "JPEG", quality=90)
-        photographs.append(buffer.getvalue())
-    direct = [score.value for score in scorer.score([Image.open(io.BytesIO(data)) for data in photographs])]
+    paths = [tmp_path / f"{number:02}.jpg" for number in range(24)]
+    for at, path in zip(range(0, 240, 10), paths, strict=True):
+        whole.crop((at, at // 2, at + 260, at // 2 + 200)).resize((1300, 1000)).save(path, quality=90)
+    direct = [score.value for score in scorer.score(paths)]
     assert len(set(direct)) > 1
     with running(scorer) as client, ThreadPoolExecutor(24) as pool:
 
-        def asked(data: bytes) -> httpx.Response:
-            return client.post("/score", files={"images": ("photo.jpg", data)})
+        def asked(path: Path) -> httpx.Response:
+            return client.post("/score", files={"images": path.read_bytes()})
 
-        answers = [answer.json()["scores"][0]["score"] for answer in pool.map(asked, photographs)]
+        answers = [answer.json()["scores"][0]["score"] for answer in pool.map(asked, paths)]
         batches = figure(client, 'redaes_batch_images_count{question="score"}')
         assert figure(client, 'redaes_batch_images_sum{question="score"}') == 24
         assert figure(client, 'redaes_batch_images_bucket{le="1.0",question="score"}') < batches < 24
+        pair = client.post("/compare", files=[("images", path.read_bytes()) for path in paths[:2]]).json()
     assert answers == direct
+    assert pair["difference"] == scorer.compare_pairs([(paths[0], paths[1])])[0].value
+    assert pair["disagreement"] >= 0

@@ -72,7 +72,10 @@ def serve(
     loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
     # The first answer is slower, and some open their weights, or show their key, only then.
     loaded.score([Image.new("RGB", (64, 64), "gray")])
-    name = f"{scorer}:{Path(model).resolve().name}" if Path(model).is_dir() else fingerprint(model, scorer)
+    # Of a folder the last name: clients are told no paths.
+    name = getattr(loaded, "fingerprint", "") or fingerprint(
+        Path(model).name if Path(model).is_dir() else model, scorer
+    )
     app = create_app(loaded, settings, model=name, token=token)
     config = uvicorn.Config(
         app,
@@ -82,11 +85,12 @@ def serve(
         timeout_keep_alive=75,  # longer than a proxy keeps an idle connection, so that it is the one that closes it
         timeout_graceful_shutdown=int(settings.timeout) + 5,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended: no failure
+    listening.listen(config.backlog)  # so that who reads the address can connect
     address, taken = listening.getsockname()[:2]
     print(f"{name} is served at http://{f'[{address}]' if ':' in address else address}:{taken}", flush=True)
     if token is None and not address.startswith("127.") and address != "::1":
         print("anybody who reaches this address may use it; REDAES_SERVE_TOKEN asks for a token", file=sys.stderr)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended, which is no failure
     uvicorn.Server(config).run(sockets=[listening])
     return 0
 
