@@ -108,6 +108,12 @@ def test_an_edit_is_kept_only_if_it_is_seen_to_be_better(folder: Path) -> None:
     assert (before["alt"], after["class"]) == ("Before: dark.png", "after")
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_made(folder: Path) -> None:
+    refused = redaes("advise", "dark.png", "--apply", "procedural", "--html", "no/where.html", cwd=folder)
+    assert refused.returncode == 2
+    assert refused.stderr.strip() == "error: cannot write --html no/where.html: the folder no does not exist"
+
+
 def test_what_does_not_help_is_not_kept(folder: Path) -> None:
     words = ["--apply", "procedural", "--min_gain", 9, "--tries", 2, "--output", "none"]
     result = redaes("advise", "light.png", *words, cwd=folder)

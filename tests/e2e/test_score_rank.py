@@ -228,6 +228,11 @@ def test_a_ranking_is_best_first_and_a_page_of_its_own(photos: Path, tmp_path: P
     assert "Bright &lt;b&gt;&amp;&lt;/b&gt;" in html
     assert "huge.png" in html
 
+    two = redaes("rank", photos / "plain.png", photos / "deep.png", *arguments[2:], "--html", page, cwd=tmp_path)
+    assert "2 images, best first" in page.read_text(encoding="utf-8")
+    assert f"{photos / 'plain.png'} and 1 more" in page.read_text(encoding="utf-8")
+    assert two.returncode == 0
+
     best = redaes(*arguments, "--top", "2", cwd=tmp_path)
     assert sum("█" in line or "░" in line for line in best.stdout.splitlines()) == 2
     assert "\x1b[31mclear" not in best.stdout

@@ -76,6 +76,10 @@ def advise(
             raise UserError(f"--{name} is {value}; it must be at least {least}")
     if side and side < 64:
         raise UserError(f"--side is {side}; it must be at least 64, or 0 for the whole photograph")
+    if html is not None:
+        from redaes.evaluation.html import refuse_unwritable
+
+        refuse_unwritable(Path(html))
     photograph = open_image(image, max_side=side or None)
     editor = create("editors", read_plugin(apply)) if apply else None
     propose = _proposer(instructor, count)

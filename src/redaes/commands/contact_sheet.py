@@ -12,7 +12,7 @@ SMALL_SIDE = 96
 
 def write_contact_sheet(
     page: Path,
-    folder: str,
+    paths: Sequence[str],
     shown: Sequence[Row],
     rows: Sequence[Row],
     files: Sequence[Path],
@@ -24,7 +24,7 @@ def write_contact_sheet(
 
     Args:
         page: the file.
-        folder: what was scored, in words.
+        paths: that were named.
         shown: rows to show, in order; those without a score are left out.
         rows: all of them; the ones without a score are listed at the end.
         files: that the rows are of, in any order.
@@ -43,7 +43,7 @@ def write_contact_sheet(
     }
     text = render(
         "contact_sheet.html",
-        folder=folder,
+        named=paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more",
         model=rows[0].model,
         shown=[(row, thumbnail(by_name[row.path]), beside.get(row.path, [])) for row in shown if row.score is not None],
         ranked=ranked,

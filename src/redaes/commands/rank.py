@@ -1,4 +1,4 @@
-"""`redaes rank`: the images of a folder, best first: in the terminal, as a page, as stars for photo programs."""
+"""`redaes rank`: images, best first: in the terminal, as a page, as stars for photo programs."""
 
 import sys
 from collections import Counter
@@ -34,7 +34,7 @@ class RankedRow(Row):
 
 
 def rank(
-    folder: str,
+    paths: list[str],
     model: str = "nano",
     top: int | None = None,
     bursts: bool = False,
@@ -49,10 +49,10 @@ def rank(
     device: str | None = None,
     scorer: str = "redaes",
 ) -> int:
-    """Score the images of a folder and list them best first; equal scores are ordered by path.
+    """Score images and list them best first; equal scores are ordered by path.
 
     Args:
-        folder: a folder (searched recursively) or a pattern such as 'photos/2024-*.jpg'.
+        paths: image files, folders (searched recursively), or patterns such as 'photos/2024-*.jpg'.
         model: a trained checkpoint folder, or 'nano', the small model that comes with the package.
         top: show only this many of the best.
         bursts: show only the best of each burst: frames that were taken one after another and look alike.
@@ -81,7 +81,7 @@ def rank(
             raise UserError(f"--{name} is {value}; it must be at least 1")
     if gap < 0:
         raise UserError(f"--gap is {gap}; it must be 0 seconds or more")
-    files = list_images([folder])
+    files = list_images(paths)
     if html is not None:
         from redaes.evaluation.html import refuse_unwritable
 
@@ -99,7 +99,7 @@ def rank(
         _write_ratings(placed, files, xmp_names, replace_ratings)
     if html is not None:
         others = {row.path: [o for o in placed if o.burst == row.burst and not o.best] for row in best if bursts}
-        write_contact_sheet(Path(html), folder, best, rows, files, ranked=True, others=others)
+        write_contact_sheet(Path(html), paths, best, rows, files, ranked=True, others=others)
     return int(failed)
 
 

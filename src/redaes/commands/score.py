@@ -87,7 +87,7 @@ def score(
         path = Path(output)
         rows = _score_to_file(files, run, path, _file_format(format, path), fingerprint(model, scorer))
     if html is not None:
-        write_contact_sheet(Path(html), ", ".join(paths), rows, rows, files, ranked=False)
+        write_contact_sheet(Path(html), paths, rows, rows, files, ranked=False)
     return int(any(row.score is None for row in rows))
 
 
