@@ -1,7 +1,9 @@
 """A sweep as a person runs it: stopped, killed and run again, two rows at a time, logged to W&B without a network."""
 
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from wandb.proto.wandb_internal_pb2 import Record
 
 from redaes.presets import resolve_config
 from redaes.sweeps.results import read
@@ -103,34 +106,35 @@ def test_two_rows_are_trained_at_the_same_time_and_share_what_they_have_in_commo
     assert {row["reference"] for row in read(undisturbed)} == {"plain"}
 
 
-def test_a_sweep_stopped_by_hand_and_then_killed_ends_as_one_that_was_not(
+def test_a_sweep_that_is_stopped_twice_and_then_killed_ends_as_one_that_was_not(
     sweep: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "cut"
-
-    def training() -> bool:
-        return any((output / "steps").glob("sft-*/metrics.csv")) or begun(output)[-1].startswith("sft")
-
     first = start(sweep, output)
-    wait_for(lambda: begun(output) and training(), "the first training")
-    first.send_signal(signal.SIGINT)
-    assert first.wait(timeout=60) == 130
-    wait_for(lambda: not processes_in(output), "the end of the steps", 5)
-    before = len(begun(output))
+    wait_for(lambda: begun(output) and begun(output)[-1].startswith("sft"), "the first training")
+    assert stopped(first, signal.SIGINT, output) == 130
+    for stop in (signal.SIGTERM, signal.SIGKILL):
+        before = len(begun(output))
+        again = start(sweep, output)
+        wait_for(lambda: len(begun(output)) > before + 1, "the step after the one that was cut off")  # noqa: B023
+        assert stopped(again, stop, output) == (130 if stop == signal.SIGTERM else -signal.SIGKILL)
 
-    second = start(sweep, output)
-    wait_for(lambda: len(begun(output)) > before + 1, "the step after the one that was stopped")
-    second.send_signal(signal.SIGKILL)
-    second.wait(timeout=10)
-
-    assert start(sweep, output).wait(timeout=600) == 0
+    assert start(sweep, output).wait(timeout=600) == 0  # waits for the step that the killed one has left
     times = Counter(begun(output))
     assert sorted(times) == sorted(begun(undisturbed))
-    # One step was cut off by hand, one killed; nothing that had ended was done again.
-    assert sorted(times.values()) == [1] * (len(times) - 2) + [2, 2]
+    # Three steps were cut off and went on; nothing that had ended was done again.
+    assert sorted(times.values()) == [1] * (len(times) - 3) + [2, 2, 2]
     assert told(output) == told(undisturbed)
     assert start(sweep, output).wait(timeout=60) == 0
     assert Counter(begun(output)) == times
+
+
+def stopped(process: "subprocess.Popen[str]", stop: signal.Signals, output: Path) -> int:
+    """The exit code; nothing goes on behind a sweep that could tell its steps."""
+    process.send_signal(stop)
+    code = process.wait(timeout=60)
+    assert stop == signal.SIGKILL or not processes_in(output)
+    return code
 
 
 def test_each_row_is_a_run_of_wandb_without_a_network(sweep: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -139,13 +143,34 @@ def test_each_row_is_a_run_of_wandb_without_a_network(sweep: Path, undisturbed: 
     assert start(sweep, undisturbed, "--wandb", **place).wait(timeout=120) == 0
     assert begun(undisturbed) == before
     runs = {}
-    for file in tmp_path.glob("wandb/offline-run-*/files/config.yaml"):
-        config = {key: entry["value"] for key, entry in yaml.safe_load(file.read_text()).items() if key != "_wandb"}
-        runs[config["run"]] = config, (file.parent / "wandb-summary.json").read_text()
-    assert sorted(runs) == ["alone", "plain"]
-    for row in read(undisturbed):
-        config, summary = runs[row["run"]]
-        assert {key: config[key] for key in ("table", "seed", "stage", "model", "commit")} == {
-            key: row[key] for key in ("table", "seed", "stage", "model", "commit")
-        }
-        assert f'"n":{row["n"]}' in summary.replace(" ", "")
+    for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb"):
+        config, logged = logged_in(file)
+        runs[config["run"]] = config, logged
+    rows = {row["run"]: row for row in read(undisturbed)}
+    assert runs.keys() == rows.keys()
+    for run, (config, logged) in runs.items():
+        facts = ("table", "preset", "quick", "run", "seed", "reference", "stage", "model", "commit")
+        assert {key: config[key] for key in facts} == {key: rows[run][key] for key in facts}
+        assert all(logged[key] == rows[run][key] for key in ("n", "parse_failure_rate", "seconds"))
+
+
+def logged_in(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration and the last values in a run's file: LevelDB's log format, with W&B's messages in it."""
+    data, at, message = file.read_bytes(), 7, b""
+    config: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        message += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # the whole of a message, or the last part
+            record = Record.FromString(message)
+            config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+            values |= {
+                item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
+            }
+            message = b""
+    return config, values

@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple, TypeVar
 
 from redaes.data.manifest import Manifest
 from redaes.errors import UserError
-from redaes.evaluation.dataset_cards import Album, Card, Gallery
+from redaes.evaluation.dataset_cards import Card, Gallery
 from redaes.evaluation.dataset_survey import Survey
+from redaes.evaluation.html import Album
 from redaes.evaluation.words import outcome
 from redaes.records import Edit, GroupRecord, PairRecord, Record, ScoreRecord, Split
 

@@ -73,32 +73,14 @@ def as_csv(scored: Sequence[Scored]) -> str:
     return header("csv") + "".join(to_line(s.row, "csv") for s in scored)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two photographs and what the model says of them.
-
-    Attributes:
-        names: of the first and the second file.
-        difference: how much better the second is.
-    """
-
-    names: tuple[str, str]
-    difference: Difference
-
-    @property
-    def verdict(self) -> str:
-        """The difference in words."""
-        return difference_words(self.difference.value)
-
-
-def compare_uploads(first: Upload, second: Upload, scorer: ComparerProtocol) -> Comparison | list[Refused]:
-    """Compare two photographs, or say which of the files is none."""
+def compare_uploads(first: Upload, second: Upload, scorer: ComparerProtocol) -> Difference | list[Refused]:
+    """By how much the second photograph is better, or which of the files is none and why."""
     files = [opened(first), opened(second)]
     refused = [file for file in files if isinstance(file, Refused)]
     if refused:
         return refused
-    a, b = (file for file in files if isinstance(file, Photograph))
-    return Comparison((a.name, b.name), scorer.compare_pairs([(a.image, b.image)])[0])
+    a, b = (file.image for file in files if isinstance(file, Photograph))
+    return scorer.compare_pairs([(a, b)])[0]
 
 
 def difference_words(value: float | None) -> str:

@@ -10,12 +10,13 @@ from importlib.resources import files
 from typing import Any
 
 from redaes.app.browsing import Leaf
-from redaes.app.judging import Comparison, Proposals, Scored, Tried
+from redaes.app.judging import Proposals, Scored, Tried, difference_words
 from redaes.app.uploads import KNOWN_FORMATS, MOST_BYTES, MOST_PHOTOGRAPHS, Refused
 from redaes.data.images import VIEW_SIDE
 from redaes.evaluation.html import render, thumbnail
 from redaes.evaluation.report import curve_charts, interval_chart
 from redaes.evaluation.run_folder import Run
+from redaes.inference import Difference
 
 PACKAGE = "redaes.app"
 ADVICE_SHOWN = 8
@@ -55,9 +56,9 @@ def ranking(scored: Sequence[Scored], model: str) -> str:
     return render("ranking.html", package=PACKAGE, ranked=ranked, failed=failed, model=model)
 
 
-def comparison(found: Comparison) -> str:
-    """Two photographs with the difference in words, as a number and on a scale."""
-    return render("difference.html", package=PACKAGE, found=found)
+def comparison(found: Difference) -> str:
+    """A difference in words, as a number and on a scale."""
+    return render("difference.html", package=PACKAGE, found=found, words=difference_words(found.value))
 
 
 def refusals(refused: Sequence[Refused]) -> str:
