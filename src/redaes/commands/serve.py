@@ -56,6 +56,7 @@ def serve(
     """
     given = locals()
     try:
+        import python_multipart  # noqa: F401  starlette imports it when the first form comes
         import uvicorn
 
         from redaes.serve.app import create_app
