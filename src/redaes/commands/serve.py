@@ -84,7 +84,7 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,  # longer than a proxy keeps an idle connection, so that it is the one that closes it
-        timeout_graceful_shutdown=int(settings.timeout) + 5,
+        timeout_graceful_shutdown=int(2 * settings.timeout) + 5,  # an upload and its answer
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended: no failure
     listening.listen(config.backlog)  # so that who reads the address can connect
