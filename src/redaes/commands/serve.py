@@ -3,6 +3,7 @@
 import signal
 import socket
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def serve(
     settings, token = Settings(**chosen), token_from_environment()
     listening = _listen(host, port)
     loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them is an answer of 422
     # The first answer is slower, and some open their weights, or show their key, only then.
     loaded.score([Image.new("RGB", (64, 64), "gray")])
     # Of a folder the last name: clients are told no paths.
