@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +37,8 @@ __all__ = ["Difference", "Ranked", "Score", "Scorer"]
 DType = Literal["float32", "bfloat16"]
 Quantisation = Literal["none", "4bit", "8bit"]
 _OPENING_THREADS = min(8, os.cpu_count() or 1)
+SMALL_MODEL = 50_000_000
+"""Below so many parameters a CPU answers fastest with one thread: the others are better used to open images."""
 
 Asked = tuple[Sequence[tuple[str, ImageLike]], str]
 """Images with what they are called in an error, and a question."""
@@ -102,6 +105,9 @@ class Scorer:
         self.model: Any
         self.model, self.processor = open_model(backbone, inference_on=str(self.device))
         self._model_lock = threading.Lock()
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        small = self.device.type == "cpu" and parameters < SMALL_MODEL
+        self._threads: AbstractContextManager[None] = _ONE_THREAD if small else nullcontext()
 
     @property
     def view_side(self) -> int:
@@ -244,10 +250,34 @@ class Scorer:
     def _generated(self, images: "Sequence[Sequence[Image]]", questions: Sequence[str]) -> list[list[str]]:
         prompts = self.processor.batch(images, questions)
         seeds = [self.seed] * len(questions)  # the same for all, so that no answer depends on its place
-        with self._model_lock:
+        with self._model_lock, self._threads:
             made = InProcessRollout()(self.model, self.processor, prompts.to(self.device), self._sampling, seeds)
         k = self._sampling.k
         return [made.texts[at : at + k] for at in range(0, len(made.texts), k)]
+
+
+class _OneThread(AbstractContextManager[None]):
+    """Lets torch compute with one thread; may be entered from several threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            torch.set_num_threads(self._before)
+
+
+_ONE_THREAD = _OneThread()
 
 
 def _ahead(
