@@ -44,6 +44,13 @@ def pyiqa(session: nox.Session) -> None:
 
 
 @nox.session
+def sweeps(session: nox.Session) -> None:
+    """The sweep files against W&B's own schema, whose package wants an older numpy than ours."""
+    session.install("--quiet", "sweeps==0.3.0", "numpy<2", "pyyaml")
+    session.run("python", "tests/sweeps/wandb_schema.py", "configs/sweeps")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Format, lint, and the direction of imports."""
     session.install(*PINS, "--quiet", *group("lint"))

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from redaes import Scorer
 
-SIDE = 8
-DENOISING_STEPS = 5
-NOISE = 0.2
+SIDE = 4
+DENOISING_STEPS = 3
+NOISE = 0.5
 """Standard deviation of what is added to each step: how far the policy explores."""
-SCALE = 0.26
-"""Contrast of the images that a latent of unit variance becomes; from here nano's scores can go up and down."""
+SCALE = 0.5
+"""Contrast of the image that a latent of unit variance becomes."""
 
 
 def policy() -> UNet2DModel:
@@ -57,14 +57,14 @@ def main() -> None:
     """Train and print the curve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30, help="of the policy's optimiser")
-    parser.add_argument("--batch", type=int, default=32, help="images of each step")
+    parser.add_argument("--batch", type=int, default=48, help="images of each step")
     parser.add_argument("--seed", type=int, default=0, help="of everything")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     reward = Scorer("nano", device="cpu").as_reward()
-    unet, scheduler = policy(), DDIMScheduler()
+    unet, scheduler = policy(), DDIMScheduler(prediction_type="sample", clip_sample=False)
     scheduler.set_timesteps(DENOISING_STEPS)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=3e-3)
     for step in range(options.steps):
         images, logprob = generate(unet, scheduler, options.batch)
         rewards = reward(images)

@@ -34,6 +34,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     [
         ["--help"],
         ["score", "--help"],
+        ["serve", "--help"],
         ["data", "--help"],
         ["data", "status", "nowhere"],
         ["data", "report", "nowhere"],

@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "score": Command("redaes.commands.score:score", "a number and a reason for every image"),
     "rank": Command("redaes.commands.rank:rank", "the images of a folder, best first"),
+    "serve": Command("redaes.commands.serve:serve", "scores, comparisons and rankings over HTTP"),
     "advise": Command("redaes.commands.advise:advise", "which edit would help a photograph, and by how much; make it"),
     "app": Command("redaes.commands.app:app", "a web page on this computer: score, compare, advise, browse"),
     "compare": Command("redaes.commands.compare:compare", "which of two images is better, by how much and why"),

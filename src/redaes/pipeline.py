@@ -301,7 +301,7 @@ def execute(command: Sequence[str]) -> tuple[int, float | None, int | None]:
 
     RUNNING.add(process.pid)
     try:
-        with _handling(pass_on):
+        with handling(pass_on):
             _, status, usage = os.wait4(process.pid, 0)
     finally:
         RUNNING.discard(process.pid)
@@ -311,7 +311,8 @@ def execute(command: Sequence[str]) -> tuple[int, float | None, int | None]:
 
 
 @contextmanager
-def _handling(handler: Any) -> Iterator[None]:
+def handling(handler: Any) -> Iterator[None]:
+    """Have SIGINT and SIGTERM call a handler; outside the main thread, nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -55,7 +55,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     Image.new("1", (12_000, 12_000)).save(bomb)
     huge = folder / "huge.jpg"
     with huge.open("wb") as file:
-        file.truncate(60 << 20)
+        file.truncate(300 << 20)
     return {name: path for name, (path, _) in files.items()} | {"bomb": bomb, "huge": huge}
 
 

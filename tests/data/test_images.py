@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from redaes.data.images import ImageError, list_images, open_image
+from redaes.decoding import as_seen
 from redaes.errors import UserError
 
 
@@ -276,3 +277,16 @@ def test_a_path_that_names_nothing_is_an_error(tmp_path: Path) -> None:
             list_images([path])
     with pytest.raises(UserError, match="no images were named"):
         list_images([])
+
+
+def test_an_opened_image_is_taken_as_it_is_afterwards(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    _gradient(64, 40).save(path, exif=exif)
+    opened = open_image(path, max_side=32)
+    assert opened.size == (20, 32)
+    assert as_seen(opened, 32) is opened
+    with Image.open(path) as lazily:
+        assert as_seen(lazily, 32).size == (20, 32)
+        assert lazily.size == (64, 40)

@@ -1,15 +1,19 @@
 """Data modules in front of damaged datasets, and of checkpoints."""
 
+import json
 import shutil
 import warnings
+from collections import Counter
 
 import pytest
 import torch
 
 from redaes.data.loading import EncodeMembers, EncodeSamples, Members, Samples
-from redaes.data.modules import CalibrationData, ComparativeData, GroupData
+from redaes.data.manifest import Manifest
+from redaes.data.modules import CalibrationData, ComparativeData, GroupData, RehearsalData
 from redaes.errors import UserError
 from redaes.models.vlm import open_processor
+from redaes.prompts import DELTA_RANGE, parse_answer
 
 
 @pytest.fixture
@@ -91,3 +95,40 @@ def test_an_unreadable_file_is_warned_about_once(copy):
         warnings.simplefilter("always")
         assert not any(loader)
     assert len([w for w in caught if "unreadable" in str(w.message)]) == 2
+
+
+def _answers(path, data, images, score=4.26):
+    rows = [{"path": str(data / image), "score": score, "reasoning": "Fair.", "error": ""} for image in images]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_rehearsal_asks_all_three_questions_of_better_and_of_worse_edits(dataset, tmp_path):
+    manifest = Manifest(dataset)
+    train = [record.source.image for record in manifest.sources("train")]
+    held_out = [record.source.image for record in manifest.sources("test")]
+    assert held_out
+    data = opened(RehearsalData(str(dataset), _answers(tmp_path / "a.jsonl", dataset, [*train[:5], *held_out])))
+    samples = data.samples("train")
+    edits = len(manifest.pairs("train")) + sum(len(group.members) - 1 for group in manifest.groups("train"))
+    assert Counter(s.objective for s in samples) == {"compare": 2 * edits, "predict_edit": edits, "kept": 5}
+    differences = [parse_answer(s.answer, DELTA_RANGE) for s in samples if s.objective == "predict_edit"]
+    assert min(differences) < 0 < max(differences)
+    kept = [s for s in samples if s.objective == "kept"]
+    assert [s.images for s in kept] == [(image,) for image in train[:5]]
+    assert {s.answer for s in kept} == {"<think>Fair.</think><answer>4.3</answer>"}
+    assert "kept" not in {s.objective for s in data.samples("validation")}
+
+
+def test_rehearsal_refuses_answers_of_something_else(dataset, tmp_path):
+    held_out = [record.source.image for record in Manifest(dataset).sources("test")]
+    text = tmp_path / "text.jsonl"
+    text.write_text("no rows\n", encoding="utf-8")
+    for answers, words in (
+        (_answers(tmp_path / "a.jsonl", dataset, held_out), "has a score of no train image"),
+        (_answers(tmp_path / "b.jsonl", dataset, held_out, score=None), "has a score of no train image"),
+        (str(text), "is no JSON lines file written by `redaes score`"),
+        (str(tmp_path / "gone.jsonl"), "is no JSON lines file written by `redaes score`"),
+    ):
+        with pytest.raises(UserError, match=words):
+            opened(RehearsalData(str(dataset), answers)).samples("train")

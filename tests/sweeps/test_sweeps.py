@@ -1,18 +1,16 @@
 """Sweeps: every row of the paper's ablations is a named run; rows share what they have in common; results add up."""
 
-import math
+import json
 from pathlib import Path
 
 import pytest
 import yaml
-from scipy.stats import ttest_rel
 
 from redaes.cli import main
-from redaes.errors import UserError
-from redaes.pipeline import fingerprints
+from redaes.pipeline import Run, fingerprints
 from redaes.presets import configs_folder, resolve_config
 from redaes.sweeps.plan import as_pipeline, load_sweep, plan, quick_words
-from redaes.sweeps.results import interval, markdown, read, write
+from redaes.sweeps.results import read, record
 
 ROWS = {
     "table2": ["aes_r1_aescot", "aes_r1_red20k", "shuffled", "consistent"],
@@ -104,37 +102,22 @@ def test_quick_is_refused_where_there_is_no_such_thing(capsys: pytest.CaptureFix
     assert "--quick is for presets with a quick.yaml, such as nano; redaes-7b has none" in capsys.readouterr().err
 
 
-def row(run: str, seed: int, value: float | None) -> dict:
-    names = {"table": "table6", "preset": "nano", "run": run, "seed": seed, "stage": "grpo"}
-    return {**names, "srcc_within": value, "srcc": value, "plcc": value, "seconds": 1.0}
+def test_an_evaluation_of_another_configuration_is_refused_and_others_keep_the_commit_they_were_made_with(
+    tmp_path: Path,
+) -> None:
+    sweep = load_sweep(resolve_config("sweeps/table6.yaml"))
+    grid = plan(sweep, tmp_path, ["n4", "n8"], [0])
+    metrics = {"failures_as_mean": {"srcc_within": {"value": 0.5}}, "n": 9, "parse_failure_rate": 0.0}
+    for cell in grid:
+        cell.evaluation.parent.mkdir(parents=True, exist_ok=True)
+        cell.evaluation.write_text(json.dumps({"metrics": metrics}))
+    states = Run(as_pipeline(grid, tmp_path)).states
+    for cell in grid:
+        states[cell.steps[-1].name].status = "done"
+    assert len(record(tmp_path, sweep, grid, states, False, "abc")) == len(read(tmp_path)) == 2
 
+    assert {row["commit"] for row in record(tmp_path, sweep, grid, states, False, "def")} == {"abc"}
 
-def test_the_reading_is_a_paired_test_over_seeds(tmp_path: Path) -> None:
-    good, near, bad = [0.70, 0.74, 0.73], [0.69, 0.75, 0.72], [0.40, 0.41, 0.45]
-    runs = {"n8": good, "n6": near, "n4": bad}
-    write(tmp_path, [row(run, seed, v) for run, values in runs.items() for seed, v in enumerate(values)], False)
-    write(tmp_path, [row("n8", 0, 0.70)], False)  # a repeated run takes its own place
-    assert len(read(tmp_path)) == 9
-    lines = {line.split("|")[1].strip(): line for line in markdown(read(tmp_path)).splitlines() if "| grpo |" in line}
-    for run, values in (("n6", near), ("n4", bad)):
-        expected = "worse beyond noise" if ttest_rel(good, values).pvalue < 0.05 else "within noise"
-        assert expected in lines[run]
-    assert "best mean" in lines["n8"]
-
-
-def test_nothing_is_claimed_of_what_is_undefined_or_seen_once() -> None:
-    text = markdown([{**row("n4", 0, None), "quick": True}, {**row("n8", 0, 0.5), "quick": True}])
-    assert "undefined: no answer could be read" in text
-    assert "says nothing of what is better" in text
-    assert math.isnan(interval([0.5]).half)
-
-
-def test_the_report_of_a_folder_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, [row("n8", 0, 0.7), row("n4", 0, 0.4)], False)
-    assert main(["sweep", "report", str(tmp_path)]) == 0
-    assert "| n8 | grpo | 1 | 0.700 |" in capsys.readouterr().out
-
-
-def test_a_folder_without_results_is_said_to_be_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no results\.parquet"):
-        read(tmp_path)
+    states[grid[0].steps[-1].name].status = "waiting"  # as `Run` has it once a configuration has changed
+    assert [row["run"] for row in record(tmp_path, sweep, grid, states, False, "abc")] == ["n8"]
+    assert [(row["run"], row["reference"], row["n"]) for row in read(tmp_path)] == [("n8", "n8", 9)]

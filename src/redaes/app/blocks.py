@@ -44,7 +44,7 @@ class _WithoutStub(ComponentMeta):
 async def _kept(self: Any, path: Any) -> str | None:
     """Where an upload lies. Gradio would fetch an address that stands in its place; this server fetches nothing."""
     if "://" in str(path):
-        raise gr.Error("Only files from this computer can be used.", print_exception=False)
+        raise _told("Only files from this computer can be used.")
     kept: str | None = await gr.components.Component.async_move_resource_to_block_cache(self, path)
     return kept
 
@@ -85,12 +85,16 @@ def spoken(function: F) -> F:
         except gr.Error:
             raise
         except UserError as error:
-            raise gr.Error(pages.without_folders(" ".join(str(error).split())), print_exception=False) from error
+            raise _told(pages.without_folders(" ".join(str(error).split()))) from error
         except Exception as error:
             log.exception("the page could not answer")
-            raise gr.Error("That went wrong; the terminal says why.", print_exception=False) from error
+            raise _told("Something went wrong; the terminal says what.") from error
 
     return cast(F, call)
+
+
+def _told(message: str) -> gr.Error:
+    return gr.Error(message, title="That did not work", print_exception=False)
 
 
 def page(scorer: Scorer, data: Path | None = None, run: Path | None = None) -> gr.Blocks:
@@ -127,7 +131,7 @@ def _html(value: str = "", **settings: Any) -> gr.HTML:
 
 
 def _theme_button() -> None:
-    button = gr.Button("Dark or light", size="sm", elem_classes="theme", scale=0, min_width=120)
+    button = gr.Button("Dark or light", size="sm", scale=0, min_width=120)
     button.click(None, js="() => { document.body.classList.toggle('dark'); }", **PRIVATE)
 
 
@@ -136,7 +140,7 @@ def _theme_button() -> None:
 
 def _score_tab(scorer: Scorer) -> None:
     files = Photographs(label="Photographs", file_count="multiple", height=180, elem_id="photographs")
-    with gr.Row(elem_classes="actions"):
+    with gr.Row():
         button = gr.Button("Score", variant="primary", scale=0, min_width=140)
         download = gr.DownloadButton("Download CSV", visible=False, scale=0, min_width=190)
     answer = _html(pages.hint())
@@ -161,7 +165,7 @@ def _score_tab(scorer: Scorer) -> None:
 def _compare_tab(scorer: Scorer) -> None:
     with gr.Row():
         first, second = _photograph("First photograph"), _photograph("Second photograph")
-    with gr.Row(elem_classes="actions"):
+    with gr.Row():
         button = gr.Button("Compare", variant="primary", scale=0, min_width=140)
     answer = _html()
 
@@ -175,6 +179,7 @@ def _compare_tab(scorer: Scorer) -> None:
     button.click(compare, [first, second], answer, concurrency_id="model", **PRIVATE)
     for one in (first, second):
         one.upload(_look, one, [one, answer], **PRIVATE)
+        one.clear(lambda: "", None, answer, **PRIVATE)
 
 
 @spoken
@@ -196,12 +201,13 @@ def _advice_tab(scorer: Scorer) -> None:
     with gr.Row():
         with gr.Column():
             photograph = _photograph("Photograph")
-            with gr.Row(elem_classes="actions"):
+            with gr.Row():
                 button = gr.Button("Advise", variant="primary", scale=0, min_width=140)
         with gr.Column():
-            answer = _html(pages.missing("What would help it, and by how much, will stand here."))
+            waiting = pages.missing("What would help it, and by how much, will stand here.")
+            answer = _html(waiting)
     with gr.Column(visible=False) as trial:
-        choice = gr.Dropdown([], label="Make this edit and look at it", elem_id="edit")
+        choice = gr.Dropdown([], label="Make this edit and look at it")
         outcome = _html()
 
     @spoken
@@ -221,7 +227,13 @@ def _advice_tab(scorer: Scorer) -> None:
             raise UserError("Ask for advice again: this photograph is no longer here.")
         return pages.tried(judging.try_out(proposals.photograph, proposals.advice[index], scorer))
 
-    photograph.upload(_look, photograph, [photograph, answer], **PRIVATE)
+    @spoken
+    def begin(upload: Upload | None) -> tuple[Any, ...]:
+        """Another photograph, or none: the answers to the one before are gone."""
+        kept, words = _look(upload) if upload else (gr.skip(), "")
+        return None, kept, words or waiting, gr.Column(visible=False)
+
+    gr.on([photograph.upload, photograph.clear], begin, photograph, [found, photograph, answer, trial], **PRIVATE)
     outputs = [found, answer, trial, choice, outcome]
     button.click(advise, photograph, outputs, concurrency_id="model", **PRIVATE)
     choice.input(show, [found, choice], outcome, concurrency_id="model", **PRIVATE)
@@ -283,10 +295,10 @@ def _run_tab(made: gr.Blocks, root: Path | None) -> None:
         _html(pages.missing("No run was named. Start the page with: redaes app --run FOLDER"))
         return
     open_run(root)  # what is wrong with it is said before the page is served
-    with gr.Row(elem_classes="actions"):
+    with gr.Row():
         again = gr.Button("Read again", size="sm", scale=0, min_width=120)
     overview = _html()
-    step = gr.Dropdown([], label="Completions at step", elem_classes="step")
+    step = gr.Dropdown([], label="Completions at step")
     answer = _html()
 
     @spoken

@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple, TypeVar
 
 from redaes.data.manifest import Manifest
 from redaes.errors import UserError
-from redaes.evaluation.dataset_cards import Album, Card, Gallery
+from redaes.evaluation.dataset_cards import Card, Gallery
 from redaes.evaluation.dataset_survey import Survey
+from redaes.evaluation.html import Album
 from redaes.evaluation.words import outcome
 from redaes.records import Edit, GroupRecord, PairRecord, Record, ScoreRecord, Split
 
@@ -142,7 +143,7 @@ class Browser:
         if kind != "rejected":
             for i in ids:
                 held.siblings[i] = self._read("edits", Edit, self._edits_of[i])
-        album = Album(self.dataset, PICTURES_SHOWN)
+        album = Album(PICTURES_SHOWN, self.dataset.path)
         return Gallery(held, album, self.threshold, self.config.get("mode") == "lazy").cards()
 
     def _read(self, name: str, kind: type[R], places: Sequence[int]) -> list[R]:

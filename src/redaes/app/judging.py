@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BATCH = 16
-ADVICE_SHOWN = 8
 
 WORDS = ((0.25, "about as good as"), (1.0, "slightly better than"), (3.0, "better than"), (5.0, "clearly better than"))
 FAR = "far better than"
@@ -74,32 +73,14 @@ def as_csv(scored: Sequence[Scored]) -> str:
     return header("csv") + "".join(to_line(s.row, "csv") for s in scored)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two photographs and what the model says of them.
-
-    Attributes:
-        names: of the first and the second file.
-        difference: how much better the second is.
-    """
-
-    names: tuple[str, str]
-    difference: Difference
-
-    @property
-    def verdict(self) -> str:
-        """The difference in words."""
-        return difference_words(self.difference.value)
-
-
-def compare_uploads(first: Upload, second: Upload, scorer: ComparerProtocol) -> Comparison | list[Refused]:
-    """Compare two photographs, or say which of the files is none."""
+def compare_uploads(first: Upload, second: Upload, scorer: ComparerProtocol) -> Difference | list[Refused]:
+    """By how much the second photograph is better, or which of the files is none and why."""
     files = [opened(first), opened(second)]
     refused = [file for file in files if isinstance(file, Refused)]
     if refused:
         return refused
-    a, b = (file for file in files if isinstance(file, Photograph))
-    return Comparison((a.name, b.name), scorer.compare_pairs([(a.image, b.image)])[0])
+    a, b = (file.image for file in files if isinstance(file, Photograph))
+    return scorer.compare_pairs([(a, b)])[0]
 
 
 def difference_words(value: float | None) -> str:
@@ -127,7 +108,7 @@ class Proposals:
 
     Attributes:
         photograph: that was uploaded.
-        advice: what the model expects of each edit, best first.
+        advice: what the model expects of each edit, best first; last those for which its answer holds no number.
     """
 
     photograph: Photograph
@@ -139,7 +120,7 @@ def advise_on(upload: Upload, scorer: EditPredictorProtocol) -> Proposals | Refu
     photograph = opened(upload)
     if isinstance(photograph, Refused):
         return photograph
-    return Proposals(photograph, advise(photograph.image, scorer, propose_all(photograph.image, 0))[:ADVICE_SHOWN])
+    return Proposals(photograph, advise(photograph.image, scorer, propose_all(photograph.image, 0)))
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,24 @@ from importlib.resources import files
 from typing import Any
 
 from redaes.app.browsing import Leaf
-from redaes.app.judging import Comparison, Proposals, Scored, Tried
+from redaes.app.judging import Proposals, Scored, Tried, difference_words
 from redaes.app.uploads import KNOWN_FORMATS, MOST_BYTES, MOST_PHOTOGRAPHS, Refused
 from redaes.data.images import VIEW_SIDE
 from redaes.evaluation.html import render, thumbnail
 from redaes.evaluation.report import curve_charts, interval_chart
 from redaes.evaluation.run_folder import Run
+from redaes.inference import Difference
 
 PACKAGE = "redaes.app"
+ADVICE_SHOWN = 8
 COMPLETIONS_SHOWN = 60
 _FOLDERS = re.compile(r"(?:\b[A-Za-z]:)?(?<![\w.])[\\/](?:[^\s\\/:'\"]+[\\/])+")
 
 
 def head() -> str:
-    """What the document's head is given: how the page looks, and the script of its sliders."""
+    """What the document's head is given: how the page looks, and its script."""
     script = (files(PACKAGE) / "templates" / "app.js").read_text(encoding="utf-8")
-    return f"<style>\n{_style()}</style>\n<script>\n{script}</script>"
+    return f"<style>\n{_style()}</style>\n<script>\nconst TOO_MANY_BYTES = {MOST_BYTES + 1};\n{script}</script>"
 
 
 def _style() -> str:
@@ -54,9 +56,9 @@ def ranking(scored: Sequence[Scored], model: str) -> str:
     return render("ranking.html", package=PACKAGE, ranked=ranked, failed=failed, model=model)
 
 
-def comparison(found: Comparison) -> str:
-    """Two photographs with the difference in words, as a number and on a scale."""
-    return render("difference.html", package=PACKAGE, found=found)
+def comparison(found: Difference) -> str:
+    """A difference in words, as a number and on a scale."""
+    return render("difference.html", package=PACKAGE, found=found, words=difference_words(found.value))
 
 
 def refusals(refused: Sequence[Refused]) -> str:
@@ -65,9 +67,11 @@ def refusals(refused: Sequence[Refused]) -> str:
 
 
 def proposals(found: Proposals) -> str:
-    """Edits by what the model expects of them."""
-    most = max((abs(one.predicted.value or 0.0) for one in found.advice), default=0.0) or 1.0
-    return render("proposals.html", package=PACKAGE, advice=found.advice, most=most)
+    """The edits that the model expects most of."""
+    told = [one for one in found.advice if one.predicted.value is not None]
+    most = max((abs(one.predicted.value or 0.0) for one in told), default=0.0) or 1.0
+    unread = len(found.advice) - len(told)
+    return render("proposals.html", package=PACKAGE, advice=told[:ADVICE_SHOWN], most=most, unread=unread)
 
 
 def tried(found: Tried) -> str:

@@ -29,9 +29,8 @@ POLICY = (
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 _NEEDED = (
-    "/assets/", "/static/", "/svelte/", "/config", "/theme.css", "/favicon.ico", "/robots.txt",
-    "/gradio_api/startup-events", "/gradio_api/upload", "/gradio_api/queue/", "/gradio_api/heartbeat/",
-    "/gradio_api/reset", "/gradio_api/cancel", "/gradio_api/info", "/gradio_api/app_id",
+    "/assets/", "/static/", "/config", "/theme.css", "/favicon.ico", "/gradio_api/startup-events",
+    "/gradio_api/upload", "/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/app_id",
 )  # fmt: skip
 _FILE = "/gradio_api/file="
 

@@ -73,7 +73,7 @@ def opened(upload: Upload) -> Photograph | Refused:
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
-            return Refused(upload.name, f"has {size / 2**20:.0f} MB; at most {MOST_BYTES >> 20} MB are taken")
+            return Refused(upload.name, f"is larger than {MOST_BYTES >> 20} MB")
         if not size:
             return Refused(upload.name, "is empty")
         Image.init()

@@ -9,7 +9,7 @@ from redaes.errors import UserError
 def export(
     dataset: str,
     destination: str,
-    format: Literal["hf", "parquet", "webdataset", "jsonl"] = "hf",
+    format: Literal["hf", "parquet", "webdataset", "jsonl", "aescot"] = "hf",
     shard_mb: int = 500,
     overwrite: bool = False,
 ) -> None:
@@ -19,7 +19,8 @@ def export(
         dataset: folder of a dataset.
         destination: folder to make; it appears when it is whole.
         format: hf (parquet with images, for the Hugging Face hub), parquet (images as plain bytes), webdataset (tar
-            files) or jsonl (JSON lines with image files beside them).
+            files), jsonl (JSON lines with image files beside them) or aescot (scored sources alone, in the form of
+            Aes-R1's training data).
         shard_mb: megabytes of a shard at most, unless a single row has more.
         overwrite: replace an earlier export.
 

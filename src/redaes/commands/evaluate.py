@@ -12,6 +12,8 @@ from redaes.errors import UserError
 from redaes.records import Split
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from redaes.evaluation.matrix import Settings
     from redaes.evaluation.rivals import Rival, Wanted
 
@@ -33,6 +35,7 @@ def evaluate(
     config: str | None = None,
     all: bool = False,
     predictions: str = "runs/evaluation",
+    html: str | None = None,
     format: Literal["table", "json"] = "table",
     list: bool = False,
 ) -> int:
@@ -63,6 +66,8 @@ def evaluate(
         config: a YAML file of benchmarks and scorers, such as benchmarks/table1.yaml, in addition to those of options.
         all: every benchmark that is found under --root, with the scorers given, or else all of benchmarks/table1.yaml.
         predictions: folder where the answers on benchmarks are kept.
+        html: the page to write of the benchmarks evaluated, with every scorer that the folder of predictions has on
+            them; without a benchmark of everything in that folder, and nothing is scored.
         format: of what is printed of benchmarks: table for people, json for programs, one line each.
         list: only say which benchmarks there are, where each is obtained, under what terms, and what --root holds.
 
@@ -86,7 +91,9 @@ def evaluate(
         on = tuple(device_names(devices)) if devices else ()
         settings = Settings(images, samples, batch_size, device, on, shard_of(shard) if shard else (1, 1))
         asked = asked_for(benchmark or [], scorer or [], model or [], config, root or [], everything=all)
-        return _on_benchmarks(*asked, root or [], Path(predictions), settings, format)
+        return _on_benchmarks(*asked, root or [], Path(predictions), settings, format, html)
+    if html:
+        return _page(Path(predictions), html)
     rivals = scorers_named(scorer or [], model or [])
     if len(rivals) > 1 or devices or shard:
         raise UserError(
@@ -144,6 +151,7 @@ def _on_benchmarks(
     folder: Path,
     settings: "Settings",
     format: Literal["table", "json"],
+    html: str | None,
 ) -> int:
     """Score what is missing of each scorer on each benchmark, and print what comes out."""
     from redaes.evaluation.matrix import evaluate_all
@@ -167,7 +175,17 @@ def _on_benchmarks(
             print(json.dumps(printed, allow_nan=False), flush=True)
     if format == "table" and results:
         _show(results)
+    if html and results:
+        _page(folder, html, [benchmark.name for benchmark in benchmarks])
     return int(faults > 0)
+
+
+def _page(folder: Path, html: str, names: Sequence[str] | None = None) -> int:
+    """Show what is on disk."""
+    from redaes.evaluation.benchmark_report import write_report
+
+    _say(f"wrote {write_report(folder, html, names)}")
+    return 0
 
 
 def _say(line: str) -> None:
@@ -209,11 +227,11 @@ def _found(said: dict[str, Any]) -> str:
 def _show(results: Sequence[dict[str, Any]]) -> None:
     """A line for each benchmark: both correlations with their intervals, and what they rest on."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     counted = ("scored", "drawn", "listed", "missing", "unreadable", "failed", "unparsed")
-    table = Table("benchmark", "scorer", "PLCC", "SRCC")
+    table = Table("benchmark", Column("scorer", overflow="fold"), "PLCC", "SRCC")
     for name in counted:
         table.add_column(name, justify="right")
     for row in results:
@@ -223,10 +241,26 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
         cells = [_estimate(row[name]) for name in ("plcc", "srcc")]
         names = (Text(f"{row['benchmark']}\n{row['split']}"), Text(row["scorer"]))
         table.add_row(*names, *cells, *(f"{count:,}" for count in counts))
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
+    if any(row["differences"] for row in results):
+        console.print(_differences(results))
     for line in dict.fromkeys(f"{row['benchmark']}: {note}" for row in results for note in row["notes"]):
         console.print(line, highlight=False, markup=False)
+
+
+def _differences(results: Sequence[dict[str, Any]]) -> "Table":
+    """Each scorer against every other on the same images."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("benchmark", "difference", "PLCC", "SRCC", "images")
+    rows = {(row["benchmark"], row["a"], row["b"], row["measure"]): row for r in results for row in r["differences"]}
+    for (benchmark, a, b, measure), row in rows.items():
+        if measure == "plcc":
+            cells = [_estimate(rows[benchmark, a, b, name]) for name in ("plcc", "srcc")]
+            table.add_row(benchmark, Text(f"{a}\nminus {b}"), *cells, f"{row['n']:,}")
+    return table
 
 
 def _estimate(measure: dict[str, float | None]) -> str:

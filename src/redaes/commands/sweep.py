@@ -49,21 +49,23 @@ def sweep(
     """
     from redaes.pipeline import Run
     from redaes.presets import resolve_config
-    from redaes.sweeps.plan import as_pipeline, load_sweep, plan, quick_words
-    from redaes.sweeps.results import collect, write
+    from redaes.sweeps.plan import as_pipeline, load_sweep, plan, quick_words, registered
+    from redaes.sweeps.results import record
     from redaes.sweeps.work import alone_in, carry_out
 
     if jobs < 1 or (seeds is not None and seeds < 1):
         raise UserError("--jobs and --seeds must be at least 1")
     loaded = load_sweep(resolve_config(file), preset)
-    if wandb and not _logs_here():
-        return _agent(loaded)
-    chosen_seeds = loaded.seeds if seeds is None else range(seeds)
     overrides = list(set or [])
     names = _runnable(loaded, run, overrides)
-    folder = Path(output)
     words = quick_words(loaded.preset) if quick else None
-    cells = plan(loaded, folder, names, chosen_seeds if seed is None else [seed], overrides, words)
+    chosen = [seed] if seed is not None else loaded.seeds if seeds is None else range(seeds)
+    if wandb and not _logs_here():
+        line = ["--output", output, *(word for value in overrides for word in ("--set", value))]
+        line += [*(["--jobs", str(jobs)] if jobs > 1 else ()), *(["--quick"] if quick else ())]
+        return _agent(registered(loaded, names, chosen, line))
+    folder = Path(output)
+    cells = plan(loaded, folder, names, chosen, overrides, words)
     commit = _commit()
     if not cells:
         return 0
@@ -71,15 +73,14 @@ def sweep(
         current = Run(as_pipeline(cells, folder))
         _say(f"{len(cells)} runs, {len(current.states)} steps, {len(current.left())} of them left to do")
 
-        def note() -> None:
-            seconds = {name: state.seconds or 0.0 for name, state in current.states.items()}
-            write(folder, collect(loaded, cells, seconds, commit), quick)
+        def note() -> list[dict[str, Any]]:
+            return record(folder, loaded, cells, current.states, quick, commit)
 
-        failed = carry_out(current, jobs, _say, note)
         note()
+        failed = carry_out(current, jobs, _say, note)
+        measured = note()
         if wandb:
-            seconds = {name: state.seconds or 0.0 for name, state in current.states.items()}
-            _log(collect(loaded, cells, seconds, commit))
+            _log(measured, loaded.document.get("project"))
     for cell in cells:
         broken = next((step.name for step in cell.steps if step.name in failed), None)
         if broken:
@@ -88,26 +89,38 @@ def sweep(
     return 1 if failed else 0
 
 
-def report(folder: str, output: str | None = None) -> int:
-    """The rows of every table in a sweep's folder with intervals over seeds, and which differences are within noise.
+def report(folder: str, output: str | None = None, html: str | None = None) -> int:
+    """What a sweep's folder says of every table: means with intervals, differences from the paper's own row, in words.
 
     Args:
         folder: as given to `redaes sweep --output`.
-        output: the markdown file to write; stdout without.
+        output: the markdown file to write; stdout without this and --html.
+        html: a page to write that needs no network, with each seed as a dot.
 
     Returns:
         The exit code, 0.
 
     Raises:
-        UserError: no results there.
+        UserError: no results there, or a file that cannot be written.
     """
-    from redaes.sweeps.results import markdown, read
+    from redaes.sweeps.results import read
 
-    text = markdown(read(Path(folder)))
-    if output:
-        Path(output).write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    rows = read(Path(folder))
+    try:
+        if html:
+            from redaes.sweeps.page import page
+
+            Path(html).write_text(page(rows), encoding="utf-8")
+            print(html)
+        if output or not html:
+            from redaes.sweeps.reading import markdown
+
+            if output:
+                Path(output).write_text(markdown(rows), encoding="utf-8")
+            else:
+                print(markdown(rows))
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
     return 0
 
 
@@ -158,20 +171,23 @@ def _wandb() -> Any:
     return wandb
 
 
-def _agent(loaded: "Sweep") -> int:
-    """Register the sweep and work on it until its grid is done; the agent runs the file's own command."""
+def _agent(document: dict[str, Any]) -> int:
+    """Register a sweep and work on it until its grid is done; the agent runs the file's own command."""
     wandb = _wandb()
-    identity = wandb.sweep(loaded.document, project=loaded.document.get("project"))
-    project = loaded.document.get("project", "redaes")
+    project = document.get("project", "redaes")
+    identity = wandb.sweep(document, project=project)
     return subprocess.run(
         [sys.executable, "-m", "wandb", "agent", "--project", project, identity], check=False
     ).returncode
 
 
-def _log(rows: list[dict[str, Any]]) -> None:
+def _log(rows: list[dict[str, Any]], project: str | None) -> None:
+    """One run of W&B for each row of the results; inside an agent, the agent's own run."""
     wandb = _wandb()
+    facts = ("table", "preset", "quick", "settings", "run", "seed", "stage", "model", "reference", "commit")
     for row in rows:
-        config = {key: row[key] for key in ("table", "preset", "run", "seed", "stage", "model", "commit")}
-        logged = wandb.init(project="redaes", name=f"{row['table']}/{row['run']}/{row['seed']}", config=config)
+        config = {key: row[key] for key in facts}
+        name = f"{row['table']}/{row['run']}/{row['seed']}"
+        logged = wandb.init(project=project or "redaes", group=row["table"], name=name, config=config)
         logged.log({key: value for key, value in row.items() if key not in config and value is not None})
         logged.finish()

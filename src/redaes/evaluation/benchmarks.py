@@ -84,6 +84,17 @@ def keep(answers: Iterable[list[Answer]], predictions: Predictions) -> Iterator[
             yield batch
 
 
+def predicted_share(answer: Answer) -> float:
+    """The score as a share of [0, 10]; NaN where there is none."""
+    return float("nan") if answer.value is None else answer.value / 10
+
+
+def groups_of(items: Sequence[Item]) -> list[str] | None:
+    """The group of each image; None unless all are in one."""
+    groups = [item.group for item in items]
+    return groups if groups and all(groups) else None
+
+
 def result(
     benchmark: Benchmark,
     items: Sequence[Item],
@@ -114,11 +125,9 @@ def result(
     items = [item for item in items if item.id in answers]
     statuses = Counter(answers[item.id].status for item in items)
     measured = [item for item in items if answers[item.id].status != "unreadable"]
-    values = [answers[item.id].value for item in measured]
-    predicted = [float("nan") if value is None else value / 10 for value in values]
+    predicted = [predicted_share(answers[item.id]) for item in measured]
     truths = [benchmark.normalised(item.mos) for item in measured]
-    groups = [item.group for item in measured]
-    measures = measure_benchmark(predicted, truths, groups if all(groups) and groups else None, seed)
+    measures = measure_benchmark(predicted, truths, groups_of(measured), seed)
     return {
         "benchmark": benchmark.name,
         "split": benchmark.split,

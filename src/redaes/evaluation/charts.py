@@ -25,6 +25,7 @@ class Whisker:
         low: lower end of the interval.
         high: upper end of the interval.
         colour: name of a CSS variable, without the dashes.
+        dots: single measurements that the point sums up.
     """
 
     label: str
@@ -32,11 +33,12 @@ class Whisker:
     low: float | None
     high: float | None
     colour: str
+    dots: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Axis:
-    """A linear map from [low, high] to pixels [start, end]."""
+class Axis:
+    """A linear map from values in [low, high] to pixels in [start, end]."""
 
     low: float
     high: float
@@ -44,6 +46,7 @@ class _Axis:
     end: float
 
     def at(self, value: float) -> float:
+        """The pixel of a value."""
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
 
@@ -78,8 +81,8 @@ def line_chart(title: str, x: Sequence[float], y: Sequence[float], *, x_label: s
     x_ticks, y_ticks = nice_ticks(min(x), max(x)), nice_ticks(min(y), max(y))
     if len(x) > 1:
         x_ticks = [tick for tick in x_ticks if min(x) <= tick <= max(x)]
-    across = _Axis(min(*x_ticks, *x), max(*x_ticks, *x), _LEFT, WIDTH - _RIGHT)
-    up = _Axis(y_ticks[0], y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
+    across = Axis(min(*x_ticks, *x), max(*x_ticks, *x), _LEFT, WIDTH - _RIGHT)
+    up = Axis(y_ticks[0], y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
     raw, smooth = (" ".join(f"{across.at(a)},{up.at(b)}" for a, b in zip(x, ys, strict=True)) for ys in (y, mean))
     marks = Markup('<polyline points="{}" class="raw" style="stroke: var(--{})"/>').format(raw, colour)
     marks += Markup('<polyline points="{}" class="curve" style="stroke: var(--{})"/>').format(smooth, colour)
@@ -88,7 +91,7 @@ def line_chart(title: str, x: Sequence[float], y: Sequence[float], *, x_label: s
             across.at(x[0]), up.at(y[0]), colour
         )
     words = f"{title}: {_short(mean[0])} at {x_label} {_short(x[0])}, {_short(mean[-1])} at {x_label} {_short(x[-1])}"
-    return _svg(words, _frame(across, up, x_ticks, y_ticks, x_label) + marks)
+    return svg(words, frame(across, up, x_ticks, y_ticks, x_label) + marks)
 
 
 def scatter_chart(title: str, truth: Sequence[float], prediction: Sequence[float], *, colour: str) -> Markup:
@@ -102,7 +105,7 @@ def scatter_chart(title: str, truth: Sequence[float], prediction: Sequence[float
     """
     height = WIDTH - 20
     ticks = [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
-    across, up = _Axis(0, 10, _LEFT, WIDTH - _RIGHT), _Axis(0, 10, height - _BOTTOM, _TOP)
+    across, up = Axis(0, 10, _LEFT, WIDTH - _RIGHT), Axis(0, 10, height - _BOTTOM, _TOP)
     diagonal = Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="diagonal"/>').format(
         across.at(0), up.at(0), across.at(10), up.at(10)
     )
@@ -112,31 +115,31 @@ def scatter_chart(title: str, truth: Sequence[float], prediction: Sequence[float
     )
     marks = diagonal + Markup('<g class="dots" style="fill: var(--{})">{}</g>').format(colour, dots)
     words = f"{title}: predicted against true score of {len(truth)} images"
-    frame = _frame(across, up, ticks, ticks, "true score", "predicted", height)
-    return _svg(words, frame + marks, height)
+    return svg(words, frame(across, up, ticks, ticks, "true score", "predicted", height) + marks, height)
 
 
-def interval_chart(title: str, rows: Sequence[Whisker], *, zero: str) -> Markup:
+def interval_chart(title: str, rows: Sequence[Whisker], *, zero: str, digits: int = 2) -> Markup:
     """Points with their intervals, one below the other, on a common scale that includes zero.
 
     Args:
         title: what was measured.
         rows: from top to bottom.
         zero: what the vertical line at zero means.
+        digits: of the numbers at the points.
     """
     row_height, left = 40, 142
     height = row_height * len(rows) + 52
-    numbers = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
+    numbers = [v for row in rows for v in (row.value, row.low, row.high, *row.dots) if v is not None]
     ticks = nice_ticks(min([0.0, *numbers]), max([0.0, *numbers]))
-    across = _Axis(ticks[0], ticks[-1], left, WIDTH - 16)
+    across = Axis(ticks[0], ticks[-1], left, WIDTH - 16)
     marks = Markup("").join(_vertical(across.at(t), 8, height - 44, _short(t), height - 28, t == 0) for t in ticks)
     for index, row in enumerate(rows):
-        marks += _whisker(row, across, 8 + row_height * (index + 0.5))
+        marks += _whisker(row, across, 8 + row_height * (index + 0.5), digits)
     note = Markup('<text x="{}" y="{}" text-anchor="middle" class="label">{}</text>').format(
         (left + WIDTH - 16) / 2, height - 6, zero
     )
     words = "; ".join(f"{row.label} {_short(row.value)}" for row in rows)
-    return _svg(f"{title}: {words}", marks + note, height)
+    return svg(f"{title}: {words}", marks + note, height)
 
 
 def histogram_chart(
@@ -154,8 +157,8 @@ def histogram_chart(
         below: another one for bins below zero.
     """
     ticks = [float(t) for t in nice_ticks(0, max(1, *counts)) if float(t).is_integer()]
-    across = _Axis(low, high, _LEFT, WIDTH - _RIGHT)
-    up = _Axis(0, ticks[-1], HEIGHT - _BOTTOM, _TOP)
+    across = Axis(low, high, _LEFT, WIDTH - _RIGHT)
+    up = Axis(0, ticks[-1], HEIGHT - _BOTTOM, _TOP)
     edges = [low + (high - low) * i / len(counts) for i in range(len(counts) + 1)]
     bars = Markup("").join(
         _bar(across.at(left) + 0.75, up.at(n), across.at(right) - across.at(left) - 1.5, up.start - up.at(n)).format(
@@ -168,7 +171,7 @@ def histogram_chart(
     if any(counts):
         fullest = counts.index(max(counts))
         words += f", most of them from {_short(edges[fullest])} to {_short(edges[fullest + 1])}"
-    return _svg(words, _frame(across, up, nice_ticks(low, high), ticks, x_label) + bars)
+    return svg(words, frame(across, up, nice_ticks(low, high), ticks, x_label) + bars)
 
 
 def bar_chart(title: str, rows: Sequence[tuple[str, int]], *, colour: str) -> Markup:
@@ -180,7 +183,7 @@ def bar_chart(title: str, rows: Sequence[tuple[str, int]], *, colour: str) -> Ma
         colour: name of a CSS variable, without the dashes.
     """
     left, height = 148, 30
-    across = _Axis(0, max(1, *(n for _, n in rows)), left, WIDTH - 56)
+    across = Axis(0, max(1, *(n for _, n in rows)), left, WIDTH - 56)
     marks = Markup("")
     for index, (label, n) in enumerate(rows):
         y = height * index
@@ -189,7 +192,7 @@ def bar_chart(title: str, rows: Sequence[tuple[str, int]], *, colour: str) -> Ma
         marks += Markup('<text x="{}" y="{}" class="value">{}</text>').format(
             max(left + 1, across.at(n)) + 6, y + 20, f"{n:,}"
         )
-    return _svg(f"{title}: {'; '.join(f'{label} {n}' for label, n in rows)}", marks, height * len(rows))
+    return svg(f"{title}: {'; '.join(f'{label} {n}' for label, n in rows)}", marks, height * len(rows))
 
 
 def funnel_chart(title: str, rows: Sequence[tuple[str, int]], *, colour: str) -> Markup:
@@ -209,7 +212,7 @@ def funnel_chart(title: str, rows: Sequence[tuple[str, int]], *, colour: str) ->
         marks += _bar(round(middle - half, 1), y, round(2 * half, 1), bar).format(colour)
         marks += Markup('<text x="0" y="{}" class="row">{}</text>').format(y - 6, label)
         marks += Markup('<text x="{}" y="{}" text-anchor="end" class="value">{}</text>').format(WIDTH, y - 6, f"{n:,}")
-    return _svg(f"{title}: {'; '.join(f'{label} {n}' for label, n in rows)}", marks, height * len(rows) - 8)
+    return svg(f"{title}: {'; '.join(f'{label} {n}' for label, n in rows)}", marks, height * len(rows) - 8)
 
 
 def _bar(x: float, y: float, width: float, height: float) -> Markup:
@@ -239,7 +242,7 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return [(total[b] - total[a]) / (b - a) for a, b in ends]
 
 
-def _whisker(row: Whisker, across: _Axis, y: float) -> Markup:
+def _whisker(row: Whisker, across: Axis, y: float, digits: int) -> Markup:
     label = Markup('<text x="0" y="{}" class="row">{}</text>').format(y + 4, _fitted(row.label))
     if row.value is None:
         return label + Markup('<text x="{}" y="{}" class="label">undefined</text>').format(across.start + 6, y + 4)
@@ -250,21 +253,28 @@ def _whisker(row: Whisker, across: _Axis, y: float) -> Markup:
             across.at(row.low), y, across.at(row.high), y, style
         )
     point = Markup('<circle cx="{}" cy="{}" r="5.5" {}/>').format(across.at(row.value), y, style)
+    point += Markup("").join(
+        Markup('<circle cx="{}" cy="{}" r="3" class="dot" style="stroke: var(--{})"/>').format(
+            across.at(dot), y + 12, row.colour
+        )
+        for dot in row.dots
+    )
     number = Markup('<text x="{}" y="{}" text-anchor="middle" class="value">{}</text>').format(
-        across.at(row.value), y - 10, f"{row.value:.2f}".replace("-", "−")
+        across.at(row.value), y - 10, f"{row.value:.{digits}f}".replace("-", "−")
     )
     return label + line + point + number
 
 
-def _frame(
-    across: _Axis,
-    up: _Axis,
+def frame(
+    across: Axis,
+    up: Axis,
     x_ticks: Sequence[float],
     y_ticks: Sequence[float],
     x_label: str,
     y_label: str = "",
     height: int = HEIGHT,
 ) -> Markup:
+    """Grid lines, ticks and the names of both axes."""
     parts = [
         Markup('<line x1="{0}" x2="{1}" y1="{2}" y2="{2}" class="gridline"/>').format(
             across.start, across.end, up.at(t)
@@ -301,7 +311,8 @@ def _vertical(x: float, top: float, bottom: float, text: str, text_y: float, str
     ) + Markup('<text x="{}" y="{}" text-anchor="middle" class="tick">{}</text>').format(x, text_y, text)
 
 
-def _svg(words: str, content: Markup, height: int = HEIGHT) -> Markup:
+def svg(words: str, content: Markup, height: int = HEIGHT) -> Markup:
+    """A drawing of `WIDTH` units across, with words for those who cannot see it."""
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="chart">{}</svg>').format(
         WIDTH, height, escape(words), content
     )

@@ -44,12 +44,14 @@ __all__ = [
     "all_pairs_accuracy",
     "estimate",
     "estimate_difference",
+    "interval",
     "krcc",
     "mae",
     "pairwise_accuracy",
     "pairwise_statistic",
     "plcc",
     "ratio",
+    "resample",
     "srcc",
     "srcc_within",
     "treat_failures",
@@ -226,8 +228,7 @@ def estimate(
         >>> (e.value, e.low, e.high)
         (1.0, 1.0, 1.0)
     """
-    x, y = _checked(prediction, truth)
-    return _interval(statistic(x, y), x.size, clusters, resamples, seed)
+    return interval(resample(statistic, prediction, truth, clusters, resamples=resamples, seed=seed))
 
 
 def estimate_difference(
@@ -257,20 +258,45 @@ def estimate_difference(
         >>> estimate_difference(STATISTICS["mae"], [1, 2, 3], [2, 3, 4], [2, 3, 4])
         Estimate(value=-1.0, low=-1.0, high=-1.0)
     """
-    x, y = _checked(before, truth)
-    z, _ = _checked(after, truth)
+    first, second = (
+        resample(statistic, each, truth, clusters, resamples=resamples, seed=seed) for each in (before, after)
+    )
+    return interval(second - first)
 
-    first, second = statistic(x, y), statistic(z, y)
-    return _interval(lambda weights: second(weights) - first(weights), x.size, clusters, resamples, seed)
+
+def resample(
+    statistic: Statistic,
+    prediction: "ArrayLike",
+    truth: "ArrayLike",
+    clusters: Sequence[str] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Floats:
+    """A statistic on the sample, and then on each bootstrap resample of it; arguments as for `estimate`.
+
+    Equal seeds draw equal resamples of equally many images, so that the results of two models can be subtracted.
+
+    Returns:
+        (1 + resamples,); all NaN if the statistic is not defined on the sample.
+    """
+    x, y = _checked(prediction, truth)
+    draw = statistic(x, y)
+    value = draw(np.ones((1, x.size)))
+    if np.isnan(value).any():
+        return np.full(1 + resamples, np.nan)
+    return np.concatenate([value, *(draw(weights) for weights in _resampled(x.size, clusters, resamples, seed))])
 
 
-def _interval(draw: Weighted, n: int, clusters: Sequence[str] | None, resamples: int, seed: int) -> Estimate:
-    value = float(draw(np.ones((1, n)))[0])
-    if np.isnan(value):
-        return Estimate(value, np.nan, np.nan)
-    draws = np.concatenate([draw(weights) for weights in _resampled(n, clusters, resamples, seed)])
+def interval(values: Floats) -> Estimate:
+    """The estimate that `resample` amounts to, of one model or of the difference between two.
+
+    Args:
+        values: (1 + resamples,) on the sample and on its resamples.
+    """
+    value, draws = float(values[0]), values[1:]
     defined = draws[~np.isnan(draws)]
-    if 2 * defined.size <= draws.size:
+    if np.isnan(value) or 2 * defined.size <= draws.size:
         return Estimate(value, np.nan, np.nan)
     low, high = np.percentile(defined, [2.5, 97.5])
     return Estimate(value, float(low), float(high))

@@ -7,10 +7,9 @@ the places of editors and categories in a list, so that no text from a model eve
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from redaes.data.manifest import Manifest
 from redaes.engine.stages import mean_verification
 from redaes.evaluation.dataset_survey import Survey
-from redaes.evaluation.html import thumbnail
+from redaes.evaluation.html import Album
 from redaes.evaluation.words import consensus_words, outcome_words, outlier_names
 from redaes.fusion import population_std
 from redaes.records import Edit, GroupRecord, PairRecord, ScoreRecord, Source
@@ -105,32 +104,6 @@ class Card:
     def spread(self) -> float:
         """The judges' largest disagreement."""
         return max((j.spread for j in self.shown), default=0.0)
-
-
-class Album:
-    """Thumbnails until a page is full.
-
-    Args:
-        dataset: where the pictures are.
-        limit: bytes of all addresses together.
-    """
-
-    def __init__(self, dataset: Manifest, limit: int) -> None:
-        self.dataset = dataset
-        self.room = limit
-        self.left_out = 0
-
-    def picture(self, image: str, side: int | None = None) -> str:
-        """A `data:` address; empty if the picture was not kept, is gone or damaged, or if the page is full."""
-        if not image:
-            return ""
-        path = self.dataset.path(image)
-        address = thumbnail(path, side) if side else thumbnail(path)
-        if len(address) > self.room:
-            self.left_out += 1
-            return ""
-        self.room -= len(address)
-        return address
 
 
 @dataclass

@@ -16,9 +16,9 @@ from redaes.data.manifest import Manifest
 from redaes.engine.database import Total
 from redaes.errors import UserError
 from redaes.evaluation import charts
-from redaes.evaluation.dataset_cards import Album, Gallery
+from redaes.evaluation.dataset_cards import Gallery
 from redaes.evaluation.dataset_survey import Histogram, Survey, survey
-from redaes.evaluation.html import render, script
+from redaes.evaluation.html import Album, render, script
 from redaes.evaluation.paper_tables import paper_tables
 from redaes.evaluation.words import FUNNEL, LEVEL_WORDS, OUTCOMES, flattened
 from redaes.fusion import STRATEGY
@@ -199,7 +199,7 @@ def page_of(found: Audit, pictures_limit: int = PICTURES_LIMIT, page_limit: int 
     Raises:
         UserError: a picture's path leaves the dataset, or there is so much text that the page exceeds its limit.
     """
-    page = _rendered(found, Album(found.dataset, pictures_limit))
+    page = _rendered(found, Album(pictures_limit, found.dataset.path))
     size = len(page.encode())
     if size > page_limit:
         most = f"{page_limit / 1e6:.3g} MB"

@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -70,6 +71,29 @@ def thumbnail(image: "Path | Image", side: int = THUMBNAIL_SIDE) -> str:
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+class Album:
+    """Thumbnails until a page is full.
+
+    Args:
+        limit: bytes of all addresses together.
+        place: the file of an image by its name.
+    """
+
+    def __init__(self, limit: int, place: Callable[[str], Path] = Path) -> None:
+        self.room = limit
+        self.left_out = 0
+        self._place = place
+
+    def picture(self, image: str, side: int = THUMBNAIL_SIDE) -> str:
+        """A `data:` address; empty if there is no picture, it is gone or damaged, or the page is full."""
+        address = thumbnail(self._place(image), side) if image else ""
+        if len(address) > self.room:
+            self.left_out += 1
+            return ""
+        self.room -= len(address)
+        return address
 
 
 def script(name: str) -> "tuple[Markup, str]":

@@ -65,7 +65,7 @@ def conformal_intervals(
     if not m.size == s.size == y.size == len(names) or not 0 < level < 1:
         raise ValueError(f"{m.size} means, {s.size} deviations, {y.size} truths, {len(names)} names; level {level}")
     low, high = np.zeros_like(m), np.full_like(m, 10.0)
-    scale = s + (s.mean() if s.any() else 1.0)
+    scale = s + max(s.sum() / max(s.size, 1), 1e-3)  # deviations of 0 everywhere give intervals of one width
     fold = np.array([hashlib.sha256(name.encode()).digest()[0] % 2 for name in names], dtype=bool)
     for side in (fold, ~fold):
         errors = np.sort((y[side] - m[side]) / scale[side])

@@ -13,10 +13,10 @@ from typing import Any
 from redaes.data.benchmarks import Benchmark, Item
 from redaes.errors import UserError
 from redaes.evaluation.benchmarks import drawn, keep, result, sharded
+from redaes.evaluation.comparison import keep_compared
 from redaes.evaluation.intervals import image_intervals, write_intervals
 from redaes.evaluation.predictions import Answer, Predictions
 from redaes.evaluation.processes import InThisProcess, OnDevices
-from redaes.evaluation.results import write_result
 from redaes.evaluation.rivals import Rival
 from redaes.evaluation.scoring import ScorerGivenUp
 
@@ -126,7 +126,7 @@ def _evaluate(
         say(f"{benchmark.name}: part {part} of {parts} is done; {awaited} images of other parts are awaited")
         return None
     found = result(benchmark, chosen, answers, scorer=name, fingerprint=mark)
-    write_result(predictions.folder, found)
+    found = keep_compared(predictions.folder, benchmark, found)
     write_intervals(predictions.folder, found, image_intervals(benchmark, chosen, answers))
     return found
 

@@ -9,6 +9,7 @@ In: predictions and truths `(n,)`, optionally groups. Out: numbers as JSON. Choi
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -17,18 +18,22 @@ from redaes.evaluation.correlations import (
     STATISTICS,
     FailureTreatment,
     Floats,
-    Statistic,
     Weighted,
     all_pairs_accuracy,
     estimate,
+    interval,
     pairwise_statistic,
     ratio,
+    resample,
     treat_failures,
     within_srcc_statistic,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+WITHIN = {"srcc_within": within_srcc_statistic, "pairwise_accuracy": pairwise_statistic}
+"""Measures that groups make or change."""
 
 
 def mae_after_fit(x: Floats, y: Floats) -> Weighted:
@@ -127,21 +132,48 @@ def measure_benchmark(
     return result
 
 
+def measures_of(groups: Sequence[str] | None) -> tuple[str, ...]:
+    """The measures of a benchmark; with groups also the order within them."""
+    everywhere = ("plcc", "srcc", "krcc", "mae_fit", "pairwise_accuracy")
+    return everywhere if groups is None else (*everywhere, "srcc_within")
+
+
+def bootstrap(
+    name: str, x: Floats, y: Floats, groups: Sequence[str] | None, *, resamples: int = 1000, seed: int = 0
+) -> Floats:
+    """A measure on the sample and on its resamples, as of `correlations.resample`.
+
+    It is remembered: a scorer costs one bootstrap, however many others it is compared with afterwards.
+
+    Args:
+        name: one of `measures_of(groups)`.
+        x: (n,) predictions, without NaN.
+        y: (n,) truths.
+        groups: (n,) the group of each image, drawn as a whole; pairs are then inside groups.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    labels = None if groups is None else tuple(groups)
+    return _bootstrap(name, x.tobytes(), y.tobytes(), labels, resamples, seed)
+
+
+@lru_cache(maxsize=128)
+def _bootstrap(name: str, x: bytes, y: bytes, groups: tuple[str, ...] | None, resamples: int, seed: int) -> Floats:
+    statistics = {**STATISTICS, "mae_fit": mae_after_fit, "pairwise_accuracy": all_pairs_accuracy}
+    statistic = statistics[name] if groups is None or name not in WITHIN else WITHIN[name](groups)
+    return resample(statistic, np.frombuffer(x), np.frombuffer(y), groups or None, resamples=resamples, seed=seed)
+
+
 def _measure(
     x: Floats, y: Floats, groups: list[str] | None, seed: int, logistic: bool, resamples: int
 ) -> dict[str, dict[str, Any]]:
-    statistics: dict[str, Statistic] = {name: STATISTICS[name] for name in ("plcc", "srcc", "krcc")}
-    statistics |= {"mae_fit": mae_after_fit, "pairwise_accuracy": all_pairs_accuracy}
-    if groups is not None:
-        statistics |= {"srcc_within": within_srcc_statistic(groups), "pairwise_accuracy": pairwise_statistic(groups)}
-    clusters = groups or None
     measured: dict[str, dict[str, Any]] = {
-        name: dict(estimate(statistic, x, y, clusters, resamples=resamples, seed=seed).as_json())
-        for name, statistic in statistics.items()
+        name: dict(interval(bootstrap(name, x, y, groups, resamples=resamples, seed=seed)).as_json())
+        for name in measures_of(groups)
     }
     if logistic:
         fitted, reason = fit_logistic(x, y)
         values = np.full(x.size, np.nan) if fitted is None else fitted
-        plain = estimate(STATISTICS["plcc"], values, y, clusters, resamples=resamples, seed=seed)
+        plain = estimate(STATISTICS["plcc"], values, y, groups or None, resamples=resamples, seed=seed)
         measured["plcc_logistic"] = {**plain.as_json(), **({"reason": reason} if reason else {})}
     return measured

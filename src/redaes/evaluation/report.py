@@ -160,9 +160,10 @@ def page_of(run: Run, results: Mapping[str, Any]) -> str:
 
 def interval_chart(run: Run, name: str) -> "tuple[str, Markup]":
     """One measure of every evaluated stage with its interval: the title, and the chart."""
+    found = {stage: evaluation.measure(name) for stage, evaluation in run.evaluations.items()}
     rows = [
-        charts.Whisker(STAGE_NAMES[stage], colour=STAGE_COLOURS[stage], **evaluation.measure(name))
-        for stage, evaluation in run.evaluations.items()
+        charts.Whisker(STAGE_NAMES[stage], m["value"], m["low"], m["high"], STAGE_COLOURS[stage])
+        for stage, m in found.items()
     ]
     title = MEASURE_NAMES[name][:1].upper() + MEASURE_NAMES[name][1:]
     return title, charts.interval_chart(title, rows, zero="0 is chance, 1 is the judges' order")

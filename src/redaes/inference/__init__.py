@@ -114,7 +114,7 @@ class ScorerProtocol(Protocol):
     """
 
     def score(self, images: "Sequence[Image | str | Path]") -> list[Score]:
-        """Score each image seen alone, in order; one `Score` per image."""
+        """Score each image seen alone, in order; one `Score` per image. May be asked about several batches at once."""
         ...
 
 

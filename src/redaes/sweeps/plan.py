@@ -63,6 +63,7 @@ class Sweep:
         common: what holds for every row.
         rows: by name, in the table's order.
         reference: the row that the others are compared with, the paper's own.
+        file: where it was read from.
         document: the file as it stands, for W&B.
     """
 
@@ -73,6 +74,7 @@ class Sweep:
     common: Row
     rows: dict[str, Row]
     reference: str
+    file: Path
     document: dict[str, Any]
 
     @property
@@ -125,7 +127,7 @@ def load_sweep(path: Path, preset: str | None = None) -> Sweep:
     if reference not in known:
         raise UserError(f"{rows_file}: {table}.reference is {reference!r} ({nearest(str(reference), known)})")
     title = document.get("description", "")
-    return Sweep(table, title, preset or ready, tuple(seeds), common, rows, reference, document)
+    return Sweep(table, title, preset or ready, tuple(seeds), common, rows, reference, path, document)
 
 
 def _row(described: Any, where: str) -> Row:
@@ -243,3 +245,19 @@ def as_pipeline(cells: Sequence[Cell], output: Path) -> Pipeline:
     """All steps of all cells, each once, in an order in which they can be done."""
     steps = {step.name: step for cell in cells for step in cell.steps}
     return Pipeline(output=output, steps=tuple(steps.values()))
+
+
+def registered(sweep: Sweep, runs: Sequence[str], seeds: Sequence[int], words: Sequence[str]) -> dict[str, Any]:
+    """A sweep file as W&B is told of it: the grid that was asked for, and an agent's line with the other words.
+
+    Args:
+        sweep: the file that was read.
+        runs: names of rows.
+        seeds: of each row.
+        words: to put before the parameters that W&B fills in.
+    """
+    grid = {"run": {"values": list(runs)}, "seed": {"values": list(seeds)}, "preset": {"value": sweep.preset}}
+    line = sweep.document.get("command", ["${env}", "redaes", "sweep", str(sweep.file), "--wandb", "${args}"])
+    place = line.index("${args}") if "${args}" in line else len(line)
+    command = [*line[:place], *words, *line[place:]]
+    return {**sweep.document, "parameters": {**sweep.document["parameters"], **grid}, "command": command}

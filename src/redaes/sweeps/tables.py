@@ -16,7 +16,7 @@ from redaes.errors import UserError
 from redaes.evaluation.correlations import FailureTreatment
 from redaes.evaluation.paper_tables import paper_tables
 from redaes.evaluation.tables import Cell, Column, Table, beside, cells_of
-from redaes.sweeps.results import HEADLINE, interval
+from redaes.sweeps.reading import HEADLINE, interval
 
 
 def ablation_table(

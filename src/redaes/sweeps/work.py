@@ -5,11 +5,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from redaes.errors import UserError
-from redaes.pipeline import INHERITED, RUNNING, Run, State, Step
+from redaes.pipeline import INHERITED, RUNNING, Run, State, Step, handling
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
             INHERITED.discard(file.fileno())
 
 
-def carry_out(run: Run, jobs: int, say: Callable[[str], None], finished: Callable[[], None]) -> dict[str, str]:
+def carry_out(run: Run, jobs: int, say: Callable[[str], None], finished: Callable[[], object]) -> dict[str, str]:
     """Do what is left of a sweep's steps.
 
     Args:
@@ -49,13 +49,13 @@ def carry_out(run: Run, jobs: int, say: Callable[[str], None], finished: Callabl
         Why, for every step that failed or could not be begun, by name.
 
     Raises:
-        KeyboardInterrupt: told to stop; the steps have been told and have ended.
+        KeyboardInterrupt: told to stop by SIGINT or SIGTERM; the steps have been told and have ended.
     """
     makers = {output: step.name for step in run.pipeline.steps for output in step.outputs}
     waiting = {step.name: step for step in run.left()}
     failed: dict[str, str] = {}
     going: dict[Future[State], Step] = {}
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool, handling(signal.default_int_handler):
         try:
             while waiting or going:
                 for step in list(waiting.values()):
@@ -71,8 +71,13 @@ def carry_out(run: Run, jobs: int, say: Callable[[str], None], finished: Callabl
                     _judge(done, going.pop(done).name, failed, say)
                     finished()
         except KeyboardInterrupt:
-            for group in tuple(RUNNING):
-                os.killpg(group, signal.SIGINT)
+            told: set[int] = set()
+            while not all(step.done() for step in going):  # one that was just handed over may begin only now
+                for group in RUNNING - told:
+                    with suppress(ProcessLookupError):
+                        os.killpg(group, signal.SIGINT)
+                    told.add(group)
+                wait(going, timeout=0.2)
             raise
     return failed
 

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from redaes.cli import main
+from redaes.data.aescot import Aescot
 from redaes.data.export import export
 from redaes.data.export.card import card
 from redaes.data.export.rows import TABLES, rows
@@ -185,6 +186,22 @@ def test_the_webdataset_library_reads_the_tars(exported: Path, dataset: Manifest
 
 
 # --- shards, and the folder
+
+
+def test_scored_sources_in_aescots_form_are_read_as_the_official_file_is(dataset: Manifest, tmp_path: Path) -> None:
+    written = export(dataset, tmp_path / "out", "aescot", shard_bytes=1)
+    sources = dataset.sources("train")
+    assert written["tables"] == {
+        "sources": {
+            split: {"rows": len(dataset.sources(split)), "shards": 1} for split in ("train", "validation", "test")
+        }
+    }
+    read = Aescot(tmp_path / "out" / "sources" / "train-00000" / "metadata.jsonl")
+    assert (read.scale, read.bad) == ((0, 1), {})
+    assert [s.reasoning for s in read.samples] == [r.reasoning for r in sources]
+    assert [s.score for s in read.samples] == pytest.approx([r.fused.value for r in sources], abs=0.0501)
+    assert all(read.open(s.image).size == (48, 48) for s in read.samples)
+    assert "Aes-R1's question" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("format", ["hf", "parquet", "webdataset", "jsonl"])

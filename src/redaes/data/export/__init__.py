@@ -21,6 +21,7 @@ from redaes import __version__
 from redaes.data.export.card import card
 from redaes.data.export.rows import TABLES, rows
 from redaes.data.export.writers import (
+    AescotShards,
     HuggingFaceShards,
     JsonLinesShards,
     ParquetShards,
@@ -31,13 +32,14 @@ from redaes.data.manifest import Manifest
 from redaes.errors import UserError
 from redaes.registry import optional
 
-Format = Literal["hf", "parquet", "webdataset", "jsonl"]
+Format = Literal["hf", "parquet", "webdataset", "jsonl", "aescot"]
 
 WRITERS: dict[str, type[Shards]] = {
     "hf": HuggingFaceShards,
     "parquet": ParquetShards,
     "webdataset": WebDatasetShards,
     "jsonl": JsonLinesShards,
+    "aescot": AescotShards,
 }
 MARK = "export.json"
 
@@ -51,7 +53,7 @@ def export(
         manifest: the dataset.
         destination: the folder to make.
         format: hf (parquet with the images of `datasets`), parquet (images as plain bytes), webdataset (tar files),
-            jsonl (JSON lines with image files beside them).
+            jsonl (JSON lines with image files beside them), aescot (scored sources alone, as Aes-R1 trains on them).
         shard_bytes: a shard ends before it exceeds this; a single row is never cut.
         overwrite: replace an earlier export; anything else is never replaced.
 
@@ -89,7 +91,8 @@ def _check_free(destination: Path, overwrite: bool) -> None:
 def _write(manifest: Manifest, folder: Path, format: Format, shard_bytes: int) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     licenses: Counter[str] = Counter()
-    for name, table in TABLES.items():
+    for name in ("sources",) if format == "aescot" else TABLES:
+        table = TABLES[name]
         writers: dict[str, Shards] = {}
         (folder / name).mkdir()
         for split, row in rows(manifest, name):

@@ -45,7 +45,7 @@ def card(info: Mapping[str, Any], written: Mapping[str, Any], licenses: Mapping[
         **_configs(written),
     }
     body = _template().render(
-        tables=TABLES,
+        tables={name: TABLES[name] for name in written["tables"]},
         written=written,
         splits=SPLITS,
         licenses=ranked[:LICENSES_SHOWN],
@@ -65,9 +65,10 @@ def _configs(written: Mapping[str, Any]) -> dict[str, Any]:
 
     Its WebDataset reader wants the same files in every sample, which groups of different sizes do not have; and its
     reader of image folders guesses types split by split, which rejected edits without verdicts lead astray.
+    AesCoT's form is for Aes-R1's trainer and ours.
     """
     format = written["format"]
-    if format == "webdataset":
+    if format in ("webdataset", "aescot"):
         return {}
     configs = []
     for name, splits in written["tables"].items():

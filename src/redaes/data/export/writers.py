@@ -2,11 +2,14 @@
 
 import io
 import json
+import sys
 import tarfile
 from abc import ABC, abstractmethod
+from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
+from redaes.data.aescot import IMAGE
 from redaes.data.export.rows import Row, Table, arrow_type
 from redaes.data.images import IMAGE_SUFFIXES, read_image_file
 from redaes.data.manifest import Manifest
@@ -202,9 +205,26 @@ class JsonLinesShards(Shards):
                 values[f"{column}_file_names"] = names
             else:
                 values[f"{column}_file_name"] = names[0]
-        self._file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.write(json.dumps(self._line(values), ensure_ascii=False, allow_nan=False) + "\n")
+
+    def _line(self, values: Row) -> Row:
+        return values
 
     def close(self) -> None:
         """End the present folder."""
         if self.shards:
             self._file.close()
+
+
+class AescotShards(JsonLinesShards):
+    """Scored photographs as Aes-R1 is trained on them (`redaes.data.aescot`): its question, targets on [0, 1]."""
+
+    def __init__(self, stem: Path, table: Table, manifest: Manifest, limit: int) -> None:
+        super().__init__(stem, table, manifest, sys.maxsize)  # one file, since training takes one
+        words = (resources.files("redaes.prompts") / "templates" / "aes_r1.v1.txt").read_text("utf-8")
+        self._question = words.strip().replace("{{image}}", IMAGE)
+
+    def _line(self, values: Row) -> Row:
+        target = f"<think>{values['reasoning']}</think><answer>{values['score'] / 10:.2f}</answer>"
+        messages = [{"content": self._question, "role": "user"}, {"content": target, "role": "assistant"}]
+        return {"messages": messages, "images": values["image_file_name"]}
