@@ -18,6 +18,6 @@ def run(*words: object, cwd: Path, beside: Path | None = None, timeout: int = 30
     )
 
 
-def example(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def example(name: str, *words: object, cwd: Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
     """Run `examples/NAME`."""
-    return run(ROOT / "examples" / name, *words, cwd=cwd)
+    return run(ROOT / "examples" / name, *words, cwd=cwd, timeout=timeout)

@@ -46,7 +46,7 @@ def test_a_persons_rating_stays_and_what_is_no_photograph_is_named(tmp_path: Pat
         sidecar.unlink()
     given = shoot / "IMG_0002.jpg.xmp"
     write_rating(given, 4, 0.0, "")
-    given.write_text(given.read_text().replace('redaes:Rating="4"', 'redaes:Rating=""'))
+    given.write_text(given.read_text().replace('redaes:Stars="4"', 'redaes:Stars=""'))
     (shoot / "notes").mkdir()
     shutil.copy(shoot / "IMG_0001.jpg", shoot / "notes" / "copy.jpg")
     (shoot / "broken.jpg").write_bytes(b"no image")
