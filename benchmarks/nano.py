@@ -3,16 +3,14 @@
     python benchmarks/nano.py --seeds 3 --json        one JSON object: means and standard deviations
     python benchmarks/nano.py --seeds 3 --write       also the table in benchmarks/results/nano.md
 
-Every arm is the public command line, run as a user would run it. The main arm is `redaes run nano`; the others branch
-off its folders:
+Every arm is a row of a sweep (`redaes sweep`), so that arms share the steps they have in common, done steps are not
+repeated, and what was cut off goes on:
 
-    plain_sft     stage 1 on absolute scores alone (Tab. 5, "SFT only"), as many steps, evaluated as it is
-    mixed_sft     absolute scores with PT-O1 and PT-O2 (Tab. 5, "+ PT-O1 & PT-O2"); a pair then gives four samples, not
-                  two, so twice the steps are as many epochs
+    calibrated, grpo    the method after stage 2 and after stage 3
+    shuffled            stage 3 with images of different groups mixed in a batch (Tab. 2)
+    plain_sft           stage 1 on absolute scores alone (Tab. 5, "SFT only"), as many steps, evaluated as it is
+    mixed_sft           absolute scores with PT-O1 and PT-O2 (Tab. 5, "+ PT-O1 & PT-O2"), as many epochs
     calibrated_plain_sft    plain SFT, then stage 2, so that it ends with the same calibration as the main arm
-    shuffled      stage 3 with images of different groups mixed in a batch (Tab. 2)
-
-Finished arms are not repeated: the folder under --output is reused.
 """
 
 import argparse
@@ -26,74 +24,60 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from redaes.pipeline import Run
+from redaes.presets import read_mapping, resolve_config
+from redaes.sweeps.plan import TRAINED, Sweep, as_pipeline, load_sweep, plan, quick_words
+from redaes.sweeps.results import read
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+ARMS = {
+    "calibrated": ("table5", "cold_start"),
+    "grpo": ("table5", "cold_start_rl"),
+    "shuffled": ("table2", "shuffled"),
+    "plain_sft": ("table5", "sft"),
+    "mixed_sft": ("table5", "sft_o1_o2"),
+}
 
 
-def redaes(*words: str) -> None:
-    """Run one command, its output on stderr."""
+def arms() -> dict[str, Any]:
+    """The rows of the paper's ablations that are arms here, and one that the paper has not."""
+    known = read_mapping(resolve_config("sweeps/rows.yaml"))
+    rows = {arm: known[table]["rows"][run] for arm, (table, run) in ARMS.items()}
+    return {**rows, "calibrated_plain_sft": {**rows["plain_sft"], "last": "calibration"}}
+
+
+def carry_out(folder: Path, seeds: int, quick: bool) -> Sweep:
+    """Train and evaluate every arm with every seed; what the sweep was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    grid = {"run": {"values": list(arms())}, "seed": {"values": list(range(seeds))}}
+    ready = {"preset": {"value": "nano"}, "rows": {"value": str(folder / "rows.yaml")}}
+    (folder / "rows.yaml").write_text(yaml.safe_dump({"nano": {"reference": "grpo", "rows": arms()}}))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({"name": "nano", "parameters": {**grid, **ready}}))
+    words = ["sweep", str(folder / "sweep.yaml"), "--output", str(folder), *(["--quick"] if quick else [])]
     subprocess.run([sys.executable, "-m", "redaes", *words], check=True, stdout=sys.stderr)
+    return load_sweep(folder / "sweep.yaml")
 
 
-def main_arm(folder: Path, seed: int) -> None:
-    redaes("run", "nano", "--output", str(folder), "--set", f"seed={seed}")
-
-
-def stage(folder: Path, name: str, config: str, model: str, seed: int, *options: str) -> None:
-    """Train one more arm of a stage, unless it is there."""
-    if (folder / name / "model").is_dir():
-        return
-    redaes(
-        "fit",
-        f"--config={config}",
-        f"--seed_everything={seed}",
-        f"--model.backbone.path={folder / model}",
-        f"--data.root={folder / 'data'}",
-        f"--trainer.default_root_dir={folder / name}",
-        *options,
-    )
-
-
-def evaluate(folder: Path, name: str) -> None:
-    output = folder / "evaluation" / f"{name}.json"
-    if not output.is_file():
-        redaes(
-            "evaluate", "--data", str(folder / "data"), "--model", str(folder / name / "model"), "--output", str(output)
-        )
-
-
-def other_arms(folder: Path, seed: int) -> None:
-    absolute = "--data.objectives=[absolute]"
-    stage(folder, "plain_sft", "nano/sft.yaml", "initial", seed, absolute, "--data.swap_prob=0")
-    evaluate(folder, "plain_sft")
-    mixed = ("--data.objectives=[absolute,compare,predict_edit]", "--data.swap_prob=0", "--trainer.max_steps=500")
-    stage(folder, "mixed_sft", "nano/sft.yaml", "initial", seed, *mixed)
-    evaluate(folder, "mixed_sft")
-    stage(folder, "calibrated_plain_sft", "nano/calibration.yaml", "plain_sft/model", seed)
-    evaluate(folder, "calibrated_plain_sft")
-    stage(folder, "shuffled", "nano/grpo.yaml", "calibration/model", seed, "--data.batching=shuffled")
-    evaluate(folder, "shuffled")
-
-
-def measures(folder: Path) -> dict[str, float]:
-    """The headline numbers of one seed."""
-    summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))["summary"]
-    values = {k: float(v) for k, v in summary.items() if isinstance(v, int | float)}
-    for arm in ("plain_sft", "mixed_sft", "calibrated_plain_sft", "shuffled"):
-        document = json.loads((folder / "evaluation" / f"{arm}.json").read_text(encoding="utf-8"))
-        values |= arm_measures(arm, document)
-    return values
-
-
-def arm_measures(arm: str, document: dict[str, Any]) -> dict[str, float]:
-    found = document["metrics"]
-    return {f"srcc_within_{arm}": headline(found, "srcc_within"), f"srcc_{arm}": headline(found, "srcc")}
-
-
-def headline(metrics: dict[str, Any], name: str) -> float:
-    """A measure with failed parses counted as the mean prediction; NaN where it is not defined."""
-    value = metrics["failures_as_mean"][name]["value"]
-    return math.nan if value is None else float(value)
+def measures(sweep: Sweep, folder: Path, quick: bool) -> list[dict[str, float]]:
+    """The headline numbers of each seed; NaN where a measure is not defined."""
+    found = {(r["run"], r["seed"]): r for r in read(folder) if (r["table"], r["quick"]) == (sweep.table, quick)}
+    cells = plan(sweep, folder, ["grpo"], sweep.seeds, (), quick_words("nano") if quick else None)
+    states = Run(as_pipeline(cells, folder)).states
+    rows = []
+    for cell in cells:
+        of = {arm: found[arm, cell.seed] for arm in sweep.rows}
+        row = {f"{name}_{arm}": of[arm][name] for arm in of for name in ("srcc_within", "srcc")}
+        row = {name: math.nan if value is None else value for name, value in row.items()}
+        row["gain"] = row["srcc_within_grpo"] - row["srcc_within_calibrated"]
+        row["parse_failure_rate_grpo"] = of["grpo"]["parse_failure_rate"]
+        trained = [step.name for step in cell.steps if step.name.partition("-")[0] in TRAINED]
+        row["seconds_training"] = sum(states[name].seconds or 0.0 for name in trained)
+        row["seconds_total"] = of["grpo"]["seconds"]
+        rows.append(row)
+    return rows
 
 
 def summarise(rows: list[dict[str, float]]) -> dict[str, Any]:
@@ -186,14 +170,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "nano-seeds", help="where the runs are kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/nano.md")
+    parser.add_argument("--quick", action="store_true", help="shortened steps, to see that it runs")
     options = parser.parse_args()
-    rows = []
-    for seed in range(options.seeds):
-        folder = options.output / f"seed-{seed}"
-        main_arm(folder, seed)
-        other_arms(folder, seed)
-        rows.append(measures(folder))
-        rows[-1]["gain"] = rows[-1]["srcc_within_grpo"] - rows[-1]["srcc_within_calibrated"]
+    if options.quick and options.write:
+        parser.error("--write is for full runs")
+    rows = measures(carry_out(options.output, options.seeds, options.quick), options.output, options.quick)
     summary = summarise(rows)
     text = table(summary, rows, f"python benchmarks/nano.py --seeds {options.seeds}")
     if options.write:

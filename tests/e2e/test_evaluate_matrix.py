@@ -60,6 +60,27 @@ def test_every_scorer_is_measured_on_every_benchmark(downloads, tmp_path, capsys
     assert capsys.readouterr().out.count("minus") == 2  # once for each benchmark, not again the other way round
 
 
+def test_scorers_of_one_command_are_compared_on_the_same_images_and_shown_on_one_page(downloads, tmp_path, capsys):
+    kept, page = tmp_path / "kept", tmp_path / "page.html"
+    scorers = [f"--scorer={PLUGIN}.{name}" for name in ("Brightness", "Darkness")]
+    words = (*ava(downloads), "--predictions", kept, *scorers)
+    code, (first, second), errors = run(capsys, *words, "--html", page)
+    assert code == 0
+    assert first["differences"] == []
+    found = {row["measure"]: row for row in second["differences"]}
+    assert found["srcc"]["value"] == pytest.approx(second["srcc"]["value"] - first["srcc"]["value"])
+    assert {(row["a"], row["b"], row["n"]) for row in found.values()} == {
+        (f"{PLUGIN}.Darkness:nano", f"{PLUGIN}.Brightness:nano", 24)
+    }
+    assert f"wrote {page}" in errors
+    once = page.read_text(encoding="utf-8")
+    assert once.count("data:image/jpeg") > 20
+    assert main(["evaluate", "--predictions", str(kept), "--html", str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == once
+    assert main(["evaluate", *map(str, words)]) == 0
+    assert re.search(r"Darkness:nano +│ -?[\d.]+ +│ -?[\d.]+ +│ +24", capsys.readouterr().out)
+
+
 def test_a_file_names_benchmarks_and_scorers_and_what_cannot_be_is_said_in_a_line(
     downloads, tmp_path, capsys, monkeypatch
 ):

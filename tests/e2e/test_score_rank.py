@@ -254,7 +254,11 @@ def test_a_burst_is_ranked_by_its_best_and_stars_lie_beside_the_photographs(tmp_
     assert "rated 4 images in 7 sidecars" in result.stderr
     stars = {path.name: path.read_text().partition('xmp:Rating="')[2][:1] for path in tmp_path.glob("*.png.xmp")}
     assert stars == {"a1.png.xmp": "1", "a2.png.xmp": "3", "a3.png.xmp": "1", "b.png.xmp": "5"}
-    assert "The best of a burst of 3" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "The best of a burst of 3" in page
+    assert page.count("</span>\n<span><img") == 1, "two small pictures, each with its score"
+    table = redaes(*arguments, cwd=tmp_path).stdout.splitlines()
+    assert [("★★★★★" in line, "best of 3" in line) for line in table[1:]] == [(True, False), (False, True)]
 
 
 def test_shards_of_images_give_shards_of_rows(tmp_path: Path, photos: Path) -> None:

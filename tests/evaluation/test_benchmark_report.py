@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_the_first_words_say_who_is_better_and_whether_that_may_be_chance(page: 
     words = text_of(page)
     ours = next(s for s in read_scored(folder, ["ava"]) if s.name == "good")
     value = ours.result["measures"]["failures_as_mean"]["srcc"]["value"]
-    assert re.search(rf"AVA: best SRCC, 95 % interval [\d.]+ to [\d.]+ {value:.3f} good", words)
+    assert re.search(rf"AVA , best SRCC {value:.3f} good 95 % interval [\d.]+ to [\d.]+\. Ahead of", words)
     assert re.search(r"Ahead of bad <b> by 0\.\d+ \(0\.\d+ to 0\.\d+ on the same 39 images\): more than chance", words)
     assert words.index("Ahead of") < words.index("Below each number its 95 % interval")
 
@@ -95,6 +96,29 @@ def test_two_scorers_that_cannot_be_told_apart_are_said_to_be_so(ava: Benchmark,
     for mark, seed in (("a@1", 1), ("b@1", 2)):
         evaluated(tmp_path, ava, some_answers(ava, mark, 1.0, seed=seed), mark[0])
     assert "may be chance" in text_of(Page(page_of(read_scored(tmp_path))))
+
+
+def test_a_scorer_that_is_best_only_because_it_saw_other_images_is_not_said_to_be_ahead(
+    ava: Benchmark, tmp_path: Path
+) -> None:
+    second_half = [item.id for item in ava.items[20:]]
+    some = some_answers(ava, "some@1", 0.4, unreadable=second_half, seed=1)
+    evaluated(tmp_path, ava, some, "some")
+    whole = [replace(a, value=10 - a.value) if a.id in second_half else a for a in some_answers(ava, "all@1", 0.0)]
+    evaluated(tmp_path, ava, whole, "all")
+    words = text_of(Page(page_of(read_scored(tmp_path))))
+    assert re.search(r"But all is ahead of it on the 20 images that both saw, by 0\.\d+\.", words)
+    assert "Ahead of" not in words
+
+
+def test_a_list_that_has_lost_its_groups_since_is_compared_by_the_other_measures(tmp_path: Path) -> None:
+    grouped = a_benchmark(tmp_path / "images", n=20, grouped=True)
+    evaluated(tmp_path / "kept", grouped, some_answers(grouped, "a@1", 1.0), "a")
+    plain = replace(grouped, items=[replace(item, group="") for item in grouped.items])
+    evaluated(tmp_path / "kept", plain, some_answers(plain, "b@1", 2.0), "b")
+    words = text_of(Page(page_of(read_scored(tmp_path / "kept"))))
+    assert "the same order inside each group?" in words
+    assert "difference SRCC PLCC KRCC pairs MAE images" in words
 
 
 def test_every_count_and_both_treatments_are_there(page: Page) -> None:
@@ -167,8 +191,6 @@ def test_a_result_whose_images_are_not_known_is_still_shown_with_its_numbers(ava
 
 
 def test_a_scorer_that_says_the_same_of_every_image_can_be_shown(ava: Benchmark, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     evaluated(tmp_path, ava, [replace(a, value=5.0) for a in some_answers(ava, "flat@1", 0)], "flat")
     assert "undefined" in text_of(Page(page_of(read_scored(tmp_path))))
 

@@ -1,5 +1,7 @@
 """Stars go into sidecars; what is there stays, and a person's rating is not replaced unasked."""
 
+import shutil
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -95,6 +97,23 @@ def test_what_else_a_sidecar_holds_stays(tmp_path: Path, attribute: str) -> None
     text = path.read_text()
     assert 'darktable:operation="exposure &amp; more"' in text
     assert 'darktable:xmp_version="5"' in text
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed")
+def test_exiftool_reads_it_and_what_a_person_writes_with_it_is_left_alone(tmp_path: Path) -> None:
+    path, by_person = tmp_path / "a.jpg.xmp", tmp_path / "b.jpg.xmp"
+
+    def exiftool(*words: str | Path) -> str:
+        return subprocess.run(["exiftool", *words], capture_output=True, text=True, check=True).stdout
+
+    write_rating(path, 4, 6.4, "m")
+    assert exiftool("-validate", "-warning", "-a", "-Rating", "-Model", "-s3", path).splitlines() == ["OK", "4"]
+    exiftool("-overwrite_original", "-Rating=2", path)
+    exiftool("-Rating=1", "-Subject=cup", "-o", by_person)
+    assert [write_rating(sidecar, 5, 9.0, "m") for sidecar in (path, by_person)] == [False, False]
+    exiftool("-overwrite_original", "-Rating=", by_person)
+    assert write_rating(by_person, 5, 9.0, "m")
+    assert exiftool("-Rating", "-Subject", "-s3", by_person).splitlines() == ["5", "cup"]
 
 
 @pytest.mark.parametrize("text", ["", "no xml", "<a/>", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;'])

@@ -34,7 +34,7 @@ def test_levels_of_images_of_many_sizes_come_back_in_their_order(family, tmp_pat
     together = scorer.score(photos)
     alone = [scorer.score([photo])[0] for photo in photos]
     # Nano's weights are saved in bfloat16, in which padding moves the third digit.
-    assert [score.value for score in together] == pytest.approx([score.value for score in alone], abs=5e-3)
+    assert [score.value for score in together] == pytest.approx([score.value for score in alone], abs=1e-2)
     assert len({score.value for score in together}) == len(photos)
     assert [score.text for score in together] == [score.text for score in alone]
 

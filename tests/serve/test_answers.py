@@ -1,8 +1,8 @@
 """What is answered: the scorer's own answers, whoever asks beside one."""
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -101,16 +101,16 @@ def test_a_large_request_does_not_keep_a_small_one_waiting() -> None:
 
 def test_scores_and_comparisons_take_turns() -> None:
     scorer = Held()
-    with running(scorer, batch_size=4) as client, ThreadPoolExecutor(3) as pool:
+    with running(scorer, batch_size=4) as client, ThreadPoolExecutor(4) as pool:
         first = pool.submit(client.post, "/score", files=files(picture()))
         assert scorer.begun.wait(5)
         scores = pool.submit(client.post, "/score", files=files(*[picture()] * 8))
         until(lambda: figure(client, "redaes_queue_images") == 8)
-        pair = pool.submit(client.post, "/compare", files=files(picture(), picture()))
-        until(lambda: figure(client, "redaes_queue_images") == 9)
+        pairs = [pool.submit(client.post, "/compare", files=files(picture(), picture())) for _ in range(2)]
+        until(lambda: figure(client, "redaes_queue_images") == 10)
         scorer.go.set()
-        assert [future.result().status_code for future in (first, scores, pair)] == [200] * 3
-    assert scorer.batches == [1, 4, 1, 4]
+        assert [future.result().status_code for future in (first, scores, *pairs)] == [200] * 4
+    assert scorer.batches == [1, 4, 1, 1, 4]  # a pair weighs as much as four images
 
 
 def test_only_the_culprit_of_a_failed_batch_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -159,27 +159,28 @@ def test_the_same_bytes_are_scored_once_where_answers_are_kept() -> None:
         assert client.post("/compare", files=files(picture(204), picture(51))).json()["difference"] == -6.0
 
 
-def test_many_clients_of_nano_get_what_the_scorer_says_itself() -> None:
+def test_many_clients_of_nano_get_what_the_scorer_says_of_the_files_itself(tmp_path: Path) -> None:
     from skimage import data
 
     from redaes import Scorer
 
-    scorer = Scorer("nano")
+    scorer = Scorer("nano", device="cpu")
     whole = Image.fromarray(data.astronaut())
-    photographs = []
-    for at in range(0, 240, 10):
-        buffer = io.BytesIO()
-        whole.crop((at, at // 2, at + 200, at // 2 + 160)).save(buffer, "JPEG", quality=90)
-        photographs.append(buffer.getvalue())
-    direct = [score.value for score in scorer.score([Image.open(io.BytesIO(data)) for data in photographs])]
+    paths = [tmp_path / f"{number:02}.jpg" for number in range(24)]
+    for at, path in zip(range(0, 240, 10), paths, strict=True):
+        whole.crop((at, at // 2, at + 260, at // 2 + 200)).resize((1300, 1000)).save(path, quality=90)
+    direct = [score.value for score in scorer.score(paths)]
     assert len(set(direct)) > 1
     with running(scorer) as client, ThreadPoolExecutor(24) as pool:
 
-        def asked(data: bytes) -> httpx.Response:
-            return client.post("/score", files={"images": ("photo.jpg", data)})
+        def asked(path: Path) -> httpx.Response:
+            return client.post("/score", files={"images": path.read_bytes()})
 
-        answers = [answer.json()["scores"][0]["score"] for answer in pool.map(asked, photographs)]
+        answers = [answer.json()["scores"][0]["score"] for answer in pool.map(asked, paths)]
         batches = figure(client, 'redaes_batch_images_count{question="score"}')
         assert figure(client, 'redaes_batch_images_sum{question="score"}') == 24
         assert figure(client, 'redaes_batch_images_bucket{le="1.0",question="score"}') < batches < 24
+        pair = client.post("/compare", files=[("images", path.read_bytes()) for path in paths[:2]]).json()
     assert answers == direct
+    assert pair["difference"] == scorer.compare_pairs([(paths[0], paths[1])])[0].value
+    assert pair["disagreement"] >= 0

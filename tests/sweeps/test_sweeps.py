@@ -1,14 +1,16 @@
 """Sweeps: every row of the paper's ablations is a named run; rows share what they have in common; results add up."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from redaes.cli import main
-from redaes.pipeline import fingerprints
+from redaes.pipeline import Run, fingerprints
 from redaes.presets import configs_folder, resolve_config
 from redaes.sweeps.plan import as_pipeline, load_sweep, plan, quick_words
+from redaes.sweeps.results import read, record
 
 ROWS = {
     "table2": ["aes_r1_aescot", "aes_r1_red20k", "shuffled", "consistent"],
@@ -98,3 +100,24 @@ def test_aes_r1_on_its_own_data_starts_from_that_alone_and_the_files_bytes_count
 def test_quick_is_refused_where_there_is_no_such_thing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "sweeps/table6.yaml", "--preset", "redaes-7b", "--quick"]) == 2
     assert "--quick is for presets with a quick.yaml, such as nano; redaes-7b has none" in capsys.readouterr().err
+
+
+def test_an_evaluation_of_another_configuration_is_refused_and_others_keep_the_commit_they_were_made_with(
+    tmp_path: Path,
+) -> None:
+    sweep = load_sweep(resolve_config("sweeps/table6.yaml"))
+    grid = plan(sweep, tmp_path, ["n4", "n8"], [0])
+    metrics = {"failures_as_mean": {"srcc_within": {"value": 0.5}}, "n": 9, "parse_failure_rate": 0.0}
+    for cell in grid:
+        cell.evaluation.parent.mkdir(parents=True, exist_ok=True)
+        cell.evaluation.write_text(json.dumps({"metrics": metrics}))
+    states = Run(as_pipeline(grid, tmp_path)).states
+    for cell in grid:
+        states[cell.steps[-1].name].status = "done"
+    assert len(record(tmp_path, sweep, grid, states, False, "abc")) == len(read(tmp_path)) == 2
+
+    assert {row["commit"] for row in record(tmp_path, sweep, grid, states, False, "def")} == {"abc"}
+
+    states[grid[0].steps[-1].name].status = "waiting"  # as `Run` has it once a configuration has changed
+    assert [row["run"] for row in record(tmp_path, sweep, grid, states, False, "abc")] == ["n8"]
+    assert [(row["run"], row["reference"], row["n"]) for row in read(tmp_path)] == [("n8", "n8", 9)]

@@ -83,6 +83,9 @@ def advise(
     if not isinstance(loaded, EditPredictorProtocol):
         raise UserError(f"the scorer {scorer!r} cannot predict edits; use --scorer redaes and a checkpoint of ours")
     advice = predict(photograph, loaded, propose(photograph, seed))
+    shown = [one for one in advice if one.predicted.value is not None][:top]
+    if unread := sum(one.predicted.value is None for one in advice):
+        print(f"of {unread} of {len(advice)} edits the model's prediction could not be read", file=sys.stderr)
     attempts: list[Attempt] = []
     if editor is not None:
         attempts = _follow(photograph, loaded, editor, propose, rounds, tries, min_gain, seed)
@@ -92,10 +95,10 @@ def advise(
     if format == "json":
         print(json.dumps(document, ensure_ascii=False, allow_nan=False))
     else:
-        _show(advice[:top])
+        _show(shown)
     if html is not None:
-        _write_page(Path(html), image, model, photograph, advice[:top], attempts)
-    return int(all(one.predicted.value is None for one in advice))
+        _write_page(Path(html), image, model, photograph, shown, attempts)
+    return int(not shown)
 
 
 def _proposer(instructor: str, count: int) -> "Proposer":
@@ -196,11 +199,15 @@ def _show(advice: "Sequence[Advice]") -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     most = max((abs(one.predicted.value or 0.0) for one in advice), default=0.0) or 1.0
     for one in advice:
-        value = one.predicted.value
-        colour = "dim" if value is None else "green" if value > 0 else "red"
-        gain = Text("-" if value is None else signed(value, 1), colour)
-        bar = Text("█" * round(10 * abs(value or 0.0) / most), colour)
-        table.add_row(gain, bar, Text(printable(one.instruction.text)), Text(one.instruction.orientation, "dim"))
+        value = one.predicted.value or 0.0
+        colour = "green" if value > 0 else "red"
+        bar = Text("█" * round(10 * abs(value) / most), colour)
+        table.add_row(
+            Text(signed(value, 1), colour),
+            bar,
+            Text(printable(one.instruction.text)),
+            Text(one.instruction.orientation, "dim"),
+        )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

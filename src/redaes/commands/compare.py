@@ -73,9 +73,13 @@ def verdict(difference: Difference, first: str, second: str) -> str:
         'a.jpg is better by 1.2 points'
         >>> verdict(Difference(0.0, "", ""), "a.jpg", "b.jpg")
         'neither is better'
+        >>> verdict(Difference(0.5, "", "", disagreement=4.0), "a.jpg", "b.jpg")
+        'no clear winner'
     """
     if difference.value is None:
         return "no difference could be read"
+    if not _one_winner(difference):
+        return "no clear winner"
     if difference.value == 0:
         return "neither is better"
     return f"{second if difference.value > 0 else first} is better by {abs(difference.value):.1f} points"
@@ -88,16 +92,20 @@ def agreement(difference: Difference) -> str:
         >>> agreement(Difference(2.0, "", "", disagreement=0.5))
         'asked in both orders: each within 0.5 points of that'
         >>> agreement(Difference(0.5, "", "", disagreement=4.0))
-        'asked in both orders: they name different winners (each 4.0 points from that), so it says little'
+        'asked in both orders: each names another winner (+4.5 and -3.5), so it says little'
     """
-    apart = difference.disagreement
-    if difference.value is None or apart is None:
+    value, apart = difference.value, difference.disagreement
+    if value is None or apart is None:
         return ""
-    if apart > abs(difference.value):
-        return (
-            f"asked in both orders: they name different winners (each {apart:.1f} points from that), so it says little"
-        )
+    if not _one_winner(difference):
+        both = f"{value + apart:+.1f} and {value - apart:+.1f}"
+        return f"asked in both orders: each names another winner ({both}), so it says little"
     return f"asked in both orders: each within {apart:.1f} points of that"
+
+
+def _one_winner(difference: Difference) -> bool:
+    """Whether the answers to both orders name the same image."""
+    return difference.disagreement is None or difference.disagreement <= abs(difference.value or 0.0)
 
 
 def _as_words(names: tuple[str, str], found: Difference) -> str:
@@ -123,7 +131,7 @@ def _write_page(page: Path, names: tuple[str, str], images: "list[Image]", found
     from redaes.data.manifest import write_atomically
     from redaes.evaluation.html import render, thumbnail
 
-    better = None if not found.value else int(found.value > 0)
+    better = int(found.value > 0) if found.value and _one_winner(found) else None
     pictures = [(name, thumbnail(image, PICTURE_SIDE)) for name, image in zip(names, images, strict=True)]
     write_atomically(
         page,

@@ -1,6 +1,7 @@
 """`redaes rank`: the images of a folder, best first: in the terminal, as a page, as stars for photo programs."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,7 +90,10 @@ def rank(
     failed = report_errors(rows)
     placed = ranked(rows, _bursts(files, gap) if bursts else None, relative=stars == "relative")
     best = [row for row in placed if row.best][:top]
-    _print(best, format)
+    if format == "table":
+        print_table(best, numbered=True, columns=_columns(best, placed, bursts, xmp))
+    else:
+        sys.stdout.write(header(format, RankedRow) + "".join(to_line(row, format) for row in best))
     if xmp:
         _write_ratings(placed, files, xmp_names, replace_ratings)
     if html is not None:
@@ -129,11 +133,15 @@ def _bursts(files: Sequence[Path], gap: float) -> dict[str, int]:
     return {display_path(path): number for number, burst in enumerate(found, 1) for path in burst}
 
 
-def _print(rows: Sequence[RankedRow], form: Literal["table", "jsonl", "csv"]) -> None:
-    if form == "table":
-        print_table(rows, numbered=True)
-    else:
-        sys.stdout.write(header(form, RankedRow) + "".join(to_line(row, form) for row in rows))
+def _columns(shown: Sequence[RankedRow], placed: Sequence[RankedRow], bursts: bool, xmp: bool) -> dict[str, list[str]]:
+    """What the table says beside the scores: the stars that were given, and what a frame is the best of."""
+    columns: dict[str, list[str]] = {}
+    if xmp:
+        columns["stars"] = ["★" * row.stars for row in shown]
+    if bursts:
+        frames = Counter(row.burst for row in placed)
+        columns["burst"] = [f"best of {frames[row.burst]}" if frames[row.burst] > 1 else "" for row in shown]
+    return columns
 
 
 def _write_ratings(rows: Sequence[RankedRow], files: Sequence[Path], names: SidecarNames, replace: bool) -> None:

@@ -3,6 +3,7 @@
 import signal
 import socket
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def serve(
     """
     given = locals()
     try:
+        import python_multipart  # noqa: F401  starlette imports it when the first form comes
         import uvicorn
 
         from redaes.serve.app import create_app
@@ -70,9 +72,13 @@ def serve(
     settings, token = Settings(**chosen), token_from_environment()
     listening = _listen(host, port)
     loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them is an answer of 422
     # The first answer is slower, and some open their weights, or show their key, only then.
     loaded.score([Image.new("RGB", (64, 64), "gray")])
-    name = f"{scorer}:{Path(model).resolve().name}" if Path(model).is_dir() else fingerprint(model, scorer)
+    # Of a folder the last name: clients are told no paths.
+    name = getattr(loaded, "fingerprint", "") or fingerprint(
+        Path(model).name if Path(model).is_dir() else model, scorer
+    )
     app = create_app(loaded, settings, model=name, token=token)
     config = uvicorn.Config(
         app,
@@ -80,13 +86,14 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,  # longer than a proxy keeps an idle connection, so that it is the one that closes it
-        timeout_graceful_shutdown=int(settings.timeout) + 5,
+        timeout_graceful_shutdown=int(2 * settings.timeout) + 5,  # an upload and its answer
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended: no failure
+    listening.listen(config.backlog)  # so that who reads the address can connect
     address, taken = listening.getsockname()[:2]
     print(f"{name} is served at http://{f'[{address}]' if ':' in address else address}:{taken}", flush=True)
     if token is None and not address.startswith("127.") and address != "::1":
         print("anybody who reaches this address may use it; REDAES_SERVE_TOKEN asks for a token", file=sys.stderr)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended, which is no failure
     uvicorn.Server(config).run(sockets=[listening])
     return 0
 

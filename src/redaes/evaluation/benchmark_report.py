@@ -241,6 +241,11 @@ class Section:
         return [name for name in MEASURES if any(e.measure(name)["value"] is not None for e in self.entries)]
 
     @property
+    def compared(self) -> list[str]:
+        """Measures by which its scorers are compared."""
+        return [name for name in MEASURES if any(name in row for row in self.rows.values())]
+
+    @property
     def failures(self) -> int:
         """Answers without a score, of all scorers."""
         return sum(e.result["n_unparsed"] + e.result["n_failed"] for e in self.entries)
@@ -375,7 +380,7 @@ def _table(sections: Sequence[Section]) -> list[tuple[str, list[tuple[Section, E
 
 def _duel(a: Entry, b: Entry, rows: Mapping[str, Mapping[str, Any]], album: Album, count: int) -> Duel:
     whiskers = [
-        charts.Whisker(MEASURES[name][0], row["value"], row["low"], row["high"], a.colour if row["value"] else "soft")
+        charts.Whisker(MEASURES[name][0], row["value"], row["low"], row["high"], a.colour)
         for name, row in ((name, rows[name]) for name in MEASURES if name in rows and name not in LOWER_IS_BETTER)
     ]
     chart = charts.interval_chart(

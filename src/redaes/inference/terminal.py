@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -41,12 +41,15 @@ def score_with_progress(
         yield from with_progress(batches, len(files))
 
 
-def print_table(rows: Sequence[Row], *, numbered: bool = False) -> None:
+def print_table(
+    rows: Sequence[Row], *, numbered: bool = False, columns: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Print rows as a table; images without a score say why.
 
     Args:
         rows: in the order to show them.
         numbered: count the rows from 1, for a ranking.
+        columns: more to say of each row, by the columns' names.
     """
     from rich.console import Console
     from rich.table import Table
@@ -58,9 +61,14 @@ def print_table(rows: Sequence[Row], *, numbered: bool = False) -> None:
     table.add_column("image", overflow="ellipsis", no_wrap=True, max_width=48)
     table.add_column("score", justify="right")
     table.add_column("", no_wrap=True, width=_BAR_CELLS)
+    for heading in columns or ():
+        table.add_column(heading, no_wrap=True)
     table.add_column("reasoning", overflow="fold", ratio=1)
-    for place, (name, row) in enumerate(zip(_short_names(rows), rows, strict=True), 1):
-        table.add_row(*([str(place)] if numbered and row.score is not None else [""] * numbered), name, *_cells(row))
+    more = zip(*columns.values(), strict=True) if columns else [()] * len(rows)
+    for place, (name, row, said) in enumerate(zip(_short_names(rows), rows, more, strict=True), 1):
+        number = [str(place) if row.score is not None else ""] if numbered else []
+        score, bar, reasoning = _cells(row)
+        table.add_row(*number, name, score, bar, *said, reasoning)
     console.print(table)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SidecarNames = Literal["both", "full", "stem"]
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _XMP = "http://ns.adobe.com/xap/1.0/"
-_REDAES = "https://arxiv.org/abs/2606.05778#"
+_REDAES = "https://arxiv.org/abs/2606.05778#"  # its names are none of XMP's, which readers look for without the prefix
 _XMLNS = "http://www.w3.org/2000/xmlns/"
 _EMPTY = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
@@ -88,18 +88,18 @@ def write_rating(sidecar: Path, rating: int, score: float, model: str, *, replac
     if not described:
         raise UserError(f"{sidecar} is no XMP file: it describes nothing; move it away")
     present = _value(described, _XMP, "Rating")
-    if not replace and present not in ("", "0", _value(described, _REDAES, "Rating")):
+    if not replace and present not in ("", "0", _value(described, _REDAES, "Stars")):
         return False
     for one in described:
         _remove(one, _XMP, "Rating")
-        for name in ("Rating", "Score", "Model"):
+        for name in ("Stars", "Score", "Scorer"):
             _remove(one, _REDAES, name)
     _declare(described[0], "xmp", _XMP)
     _declare(described[0], "redaes", _REDAES)
     described[0].setAttributeNS(_XMP, "xmp:Rating", str(rating))
-    described[0].setAttributeNS(_REDAES, "redaes:Rating", str(rating))
+    described[0].setAttributeNS(_REDAES, "redaes:Stars", str(rating))
     described[0].setAttributeNS(_REDAES, "redaes:Score", f"{score:.2f}")
-    described[0].setAttributeNS(_REDAES, "redaes:Model", model)
+    described[0].setAttributeNS(_REDAES, "redaes:Scorer", model)
     try:
         write_atomically(sidecar, "".join(f"{node.toxml()}\n" for node in document.childNodes))
     except OSError as error:

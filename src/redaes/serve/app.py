@@ -9,7 +9,6 @@ takes too long, or whose client has gone, gives its places back and takes its im
 import asyncio
 import hashlib
 import hmac
-import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -22,9 +21,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 
 import redaes
-from redaes.inference import Difference, Score, ScorerProtocol
+from redaes.data.images import VIEW_SIDE
+from redaes.inference import ComparerProtocol, Difference, Score, ScorerProtocol, ranked
 from redaes.serve import problems, schema
-from redaes.serve.batching import Ask, Batcher, ScorerFault
+from redaes.serve.batching import Batcher, Question, ScorerFault
 from redaes.serve.metrics import CountRequests, Metrics
 from redaes.serve.problems import CLIENT_GONE, ImageFault, Problem, responses
 from redaes.serve.settings import Settings
@@ -55,8 +55,9 @@ def create_app(
     )
     problems.install(app)
     app.add_middleware(CountRequests, metrics=desk.metrics)
-    _add_questions(app, desk, model, [Depends(_bearer(token))] if token else [])
-    _add_state(app, desk, model, [Depends(_bearer(token))] if token else [])
+    guards = [Depends(_bearer(token))] if token else []
+    _add_questions(app, desk, model, guards)
+    _add_state(app, desk, model, guards)
     problems.describe(app)
     return app
 
@@ -72,15 +73,16 @@ class Desk:
     def __init__(self, scorer: ScorerProtocol, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        questions: dict[str, Ask] = {"score": lambda images: _checked(scorer.score(images), 0.0)}
-        compare_pairs = getattr(scorer, "compare_pairs", None)
-        self.can_compare = compare_pairs is not None
-        if compare_pairs is not None:
-            questions["compare"] = lambda pairs: _checked(compare_pairs(pairs), -10.0)
-        self.uploads = Uploads(settings)
+        size = settings.batch_size
+        questions = {"score": Question(lambda images: _checked(scorer.score(images), 0.0), size)}
+        if isinstance(scorer, ComparerProtocol):
+            # A pair is as much work as four images: two, asked in both orders.
+            questions["compare"] = Question(
+                lambda pairs: _checked(scorer.compare_pairs(pairs), -10.0), max(1, size // 4)
+            )
+        self.uploads = Uploads(settings, view_side=getattr(scorer, "view_side", VIEW_SIDE))
         self.batcher = Batcher(
             questions,
-            batch_size=settings.batch_size,
             gather=settings.gather_ms / 1000,
             queue=settings.queue,
             metrics=self.metrics,
@@ -169,9 +171,10 @@ class Desk:
             raise
 
     def _refuse_faults(self, items: Sequence[tuple[Upload, ...]], answers: Sequence[Any]) -> None:
+        asked = [(upload, answer) for item, answer in zip(items, answers, strict=True) for upload in item]
         faults = [
-            ImageFault(index=index, name=item[0].name, reason="made the scorer fail")
-            for index, (item, answer) in enumerate(zip(items, answers, strict=True))
+            ImageFault(index=index, name=upload.name, reason="made the scorer fail")
+            for index, (upload, answer) in enumerate(asked)
             if isinstance(answer, ScorerFault)
         ]
         if faults:
@@ -192,19 +195,21 @@ def _add_questions(app: FastAPI, desk: Desk, model: str, guards: list[Any]) -> N
     @app.post("/score", responses=refusals, openapi_extra=schema.body(1, most), dependencies=guards)
     async def score(request: Request) -> schema.Scores:
         """Score images, each seen alone."""
-        return schema.Scores(model=model, scores=_rows(*await desk.scores(request)))
+        pairs = zip(*await desk.scores(request), strict=True)
+        rows = [schema.ImageScore.of(index, upload.name, score) for index, (upload, score) in enumerate(pairs)]
+        return schema.Scores(model=model, scores=rows)
 
     @app.post("/rank", responses=refusals, openapi_extra=schema.body(1, most), dependencies=guards)
     async def rank(request: Request) -> schema.Ranking:
         """Score images and list them best first."""
-        rows = _rows(*await desk.scores(request))
-        rows.sort(key=lambda row: -math.inf if row.score is None else row.score, reverse=True)
-        return schema.Ranking(model=model, ranking=rows)
+        uploads, scores = await desk.scores(request)
+        places = [(place.index, uploads[place.index].name, place.score) for place in ranked(scores)]
+        return schema.Ranking(model=model, ranking=[schema.ImageScore.of(*place) for place in places])
 
     @app.post("/compare", responses=refusals | responses(501), openapi_extra=schema.body(2, 2), dependencies=guards)
     async def compare(request: Request) -> schema.Comparison:
         """Say which of two images is better, and by how much, from both seen together."""
-        if not desk.can_compare:
+        if "compare" not in desk.batcher.questions:
             raise Problem(501, "this scorer cannot compare two images; rank them")
         return schema.Comparison.of(model, await desk.difference(request))
 
@@ -241,11 +246,6 @@ def _bearer(token: str) -> Any:
             raise Problem(401, "show the bearer token", headers={"WWW-Authenticate": "Bearer"})
 
     return required
-
-
-def _rows(uploads: Sequence[Upload], scores: Sequence[Score]) -> list[schema.ImageScore]:
-    pairs = zip(uploads, scores, strict=True)
-    return [schema.ImageScore.of(index, upload.name, score) for index, (upload, score) in enumerate(pairs)]
 
 
 def _checked(answers: Sequence[T], least: float) -> Sequence[T]:

@@ -30,11 +30,13 @@ class ImageScore(BaseModel):
     score: float | None = Field(ge=0, le=10, description="null where the model's answer holds no number")
     reasoning: str = Field(description="the model's words; of foreign origin: escape them wherever they are shown")
     status: Literal["ok", "unparsed"]
+    std: float | None = Field(ge=0, description="of several samples, in points; null of a single one")
 
     @classmethod
     def of(cls, index: int, name: str | None, score: Score) -> "ImageScore":
         """From what a scorer says."""
-        return cls(index=index, name=name, score=score.value, reasoning=score.reasoning, status=score.status)
+        said = {"score": score.value, "reasoning": score.reasoning, "status": score.status, "std": score.std}
+        return cls(index=index, name=name, **said)
 
 
 class Scores(BaseModel):
@@ -61,6 +63,9 @@ class Comparison(BaseModel):
     better: Annotated[int, Field(ge=0, le=1)] | None = Field(description="index of the better one; null if neither is")
     reasoning: str = Field(description="the model's words; of foreign origin: escape them wherever they are shown")
     status: Literal["ok", "unparsed"]
+    disagreement: float | None = Field(
+        ge=0, description="how far, in points, each order of the two is from `difference`; null if one order was asked"
+    )
 
     @classmethod
     def of(cls, model: str, difference: Difference) -> "Comparison":
@@ -71,7 +76,8 @@ class Comparison(BaseModel):
             difference=value,
             better=None if not value else int(value > 0),
             reasoning=difference.reasoning,
-            status="unparsed" if value is None else "ok",
+            status=difference.status,
+            disagreement=difference.disagreement,
         )
 
 

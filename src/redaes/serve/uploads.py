@@ -15,7 +15,6 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from redaes.data.images import VIEW_SIDE
 from redaes.decoding import DecodeError, decode_image
 from redaes.inference.listing import printable
 from redaes.serve.problems import ImageFault, Problem
@@ -47,10 +46,12 @@ class Uploads:
 
     Args:
         settings: the limits.
+        view_side: longer side of what is decoded, at most, in pixels.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, view_side: int) -> None:
         self.settings = settings
+        self.view_side = view_side
         self.threads = ThreadPoolExecutor(settings.decode_threads, "redaes-decode")
         self._held = 0
         Image.init()
@@ -104,7 +105,7 @@ class Uploads:
             return "is empty (0 bytes)"
         try:
             pixels = int(self.settings.max_megapixels * 1e6)
-            return decode_image(data, max_pixels=pixels, max_side=VIEW_SIDE, formats=self._formats)
+            return decode_image(data, max_pixels=pixels, max_side=self.view_side, formats=self._formats)
         except DecodeError as error:
             return str(error)
 
@@ -146,9 +147,6 @@ class Body:
             found = await self._json()
         else:
             raise Problem(415, "send multipart/form-data or application/json")
-        limit = self.uploads.settings.max_images
-        if len(found) > limit:
-            raise _too_many(limit)
         if not found:
             raise Problem(422, f"there is no image; send at least one as {FIELD!r}")
         return found

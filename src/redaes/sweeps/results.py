@@ -4,7 +4,7 @@ Columns: `table`, `preset`, `quick`, `settings` (of the preset's pipeline, as gi
 a row is of; `reference` names the run that the table's others are compared with; `stage` is where the run ends, `model`
 its model's folder in the sweep's. Then every measure with failed parses counted as the mean prediction (`srcc_within`,
 `srcc`, `plcc`, ...; null where undefined), `n` images, `parse_failure_rate`, `seconds` of all its steps (one that runs
-share counts in each), and `commit` of the sources.
+share counts in each), and `commit` of the sources that it was made with.
 """
 
 import json
@@ -33,22 +33,26 @@ def record(
         cells: of the grid.
         states: of all their steps, by name.
         quick: whether the steps were shortened.
-        commit: of the sources.
+        commit: of the present sources; rows that are there already keep theirs.
 
     Returns:
         The rows of the cells that are evaluated.
     """
     rows, stale = [], set()
+    before = {_key(row): row for row in read(folder)} if (folder / FILE).is_file() else {}
     for cell in cells:
         facts = {
             **{"table": sweep.table, "preset": sweep.preset, "quick": quick, "settings": " ".join(cell.settings)},
             **{"run": cell.run, "seed": cell.seed, "reference": sweep.reference, "stage": cell.stage},
             "model": cell.model,
         }
-        if states[cell.steps[-1].name].status == "done":
-            rows.append({**facts, **_measured(cell, states), "commit": commit})
-        else:
-            stale.add(_key(facts))
+        key = _key(facts)
+        if states[cell.steps[-1].name].status != "done":
+            stale.add(key)
+            continue
+        row = {**facts, **_measured(cell, states)}
+        unchanged = key in before and all(before[key].get(name) == value for name, value in row.items())
+        rows.append({**row, "commit": before[key]["commit"] if unchanged else commit})
     write(folder, rows, quick, stale)
     return rows
 
