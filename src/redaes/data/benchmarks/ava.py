@@ -79,7 +79,9 @@ class Ava(OfficialSet):
             )
         repeated = sorted(set(annotated.left_out.get(DUPLICATE, ())).intersection(rows.rows))
         if repeated:
-            self.notes.append(f"{len(repeated)} ids have several rows in AVA.txt, first {repeated[0]}; the first counts")
+            self.notes.append(
+                f"{len(repeated)} ids have several rows in AVA.txt, first {repeated[0]}; the first counts"
+            )
         self._say_if_it_leaks(set(ids))
         return rows, path
 
