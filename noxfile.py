@@ -78,7 +78,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks: `nox -s bench -- NAME` runs benchmarks/NAME.py, without a name all of them."""
-    install(session, ".[data,editors]", *group("test"))
+    install(session, ".[data,editors,serve]", *group("test"))
     names = session.posargs or sorted(path.stem for path in Path("benchmarks").glob("[a-z]*.py"))
     for name in names:
         session.run("python", f"benchmarks/{name}.py")

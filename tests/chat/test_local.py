@@ -16,7 +16,7 @@ from redaes.judges import Judge
 from redaes.judges.chat import LocalJudge
 from redaes.models.vlm import shipped_nano
 
-MOST = 12
+MOST = 4
 
 
 @pytest.fixture(scope="module")

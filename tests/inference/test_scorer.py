@@ -272,3 +272,26 @@ def test_quantised_weights_still_answer(nano: Scorer, bits: str) -> None:
 def test_a_setting_that_cannot_be_says_what_would_be_right(settings: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
         Scorer(**settings)  # type: ignore[arg-type]
+
+
+def test_threads_of_torch_are_left_as_they_were(nano: Scorer) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(nano.score, [PHOTOGRAPHS[:2]] * 8))
+            Scorer("nano", device="cpu").score(PHOTOGRAPHS[:1])
+            assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {3}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    page = Path(__file__).parents[2] / "docs" / "scorer.md"
+    example = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    PHOTOGRAPHS[0].save(tmp_path / "beach.jpg")
+    PHOTOGRAPHS[1].save(tmp_path / "dog.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert len(capsys.readouterr().out.splitlines()) == 5

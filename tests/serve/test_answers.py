@@ -101,16 +101,16 @@ def test_a_large_request_does_not_keep_a_small_one_waiting() -> None:
 
 def test_scores_and_comparisons_take_turns() -> None:
     scorer = Held()
-    with running(scorer, batch_size=4) as client, ThreadPoolExecutor(3) as pool:
+    with running(scorer, batch_size=4) as client, ThreadPoolExecutor(4) as pool:
         first = pool.submit(client.post, "/score", files=files(picture()))
         assert scorer.begun.wait(5)
         scores = pool.submit(client.post, "/score", files=files(*[picture()] * 8))
         until(lambda: figure(client, "redaes_queue_images") == 8)
-        pair = pool.submit(client.post, "/compare", files=files(picture(), picture()))
-        until(lambda: figure(client, "redaes_queue_images") == 9)
+        pairs = [pool.submit(client.post, "/compare", files=files(picture(), picture())) for _ in range(2)]
+        until(lambda: figure(client, "redaes_queue_images") == 10)
         scorer.go.set()
-        assert [future.result().status_code for future in (first, scores, pair)] == [200] * 3
-    assert scorer.batches == [1, 4, 1, 4]
+        assert [future.result().status_code for future in (first, scores, *pairs)] == [200] * 4
+    assert scorer.batches == [1, 4, 1, 1, 4]  # a pair weighs as much as four images
 
 
 def test_only_the_culprit_of_a_failed_batch_fails(caplog: pytest.LogCaptureFixture) -> None:

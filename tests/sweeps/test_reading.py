@@ -61,6 +61,12 @@ def test_nothing_is_claimed_of_what_is_undefined_or_seen_once() -> None:
     assert math.isnan(interval([0.5]).half)
 
 
+def test_seeds_without_a_measure_are_counted() -> None:
+    (table,) = readings(rows(n4=[0.4, None, 0.5], n8=GOOD))
+    assert "Seeds without a measure, left out of means and differences: n4 (1)." in table.words()
+    assert table.runs[0].gap.n == 2
+
+
 def test_without_the_reference_no_row_is_compared() -> None:
     (table,) = readings(rows(n4=GOOD))
     assert "n8, the row to compare with, was not run: no row is compared." in table.words()

@@ -3,6 +3,7 @@
 import signal
 import socket
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def serve(
     """
     given = locals()
     try:
+        import python_multipart  # noqa: F401  starlette imports it when the first form comes
         import uvicorn
 
         from redaes.serve.app import create_app
@@ -70,6 +72,7 @@ def serve(
     settings, token = Settings(**chosen), token_from_environment()
     listening = _listen(host, port)
     loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them is an answer of 422
     # The first answer is slower, and some open their weights, or show their key, only then.
     loaded.score([Image.new("RGB", (64, 64), "gray")])
     # Of a folder the last name: clients are told no paths.
@@ -83,7 +86,7 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,  # longer than a proxy keeps an idle connection, so that it is the one that closes it
-        timeout_graceful_shutdown=int(settings.timeout) + 5,
+        timeout_graceful_shutdown=int(2 * settings.timeout) + 5,  # an upload and its answer
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended: no failure
     listening.listen(config.backlog)  # so that who reads the address can connect

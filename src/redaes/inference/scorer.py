@@ -8,9 +8,11 @@ drawn at a temperature from a seed, and are the same every time too.
 import hashlib
 import json
 import os
+import statistics
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +38,8 @@ __all__ = ["Difference", "Ranked", "Score", "Scorer"]
 DType = Literal["float32", "bfloat16"]
 Quantisation = Literal["none", "4bit", "8bit"]
 _OPENING_THREADS = min(8, os.cpu_count() or 1)
+SMALL_MODEL = 50_000_000
+"""Below so many parameters a CPU answers fastest with one thread: the others are better used to open images."""
 
 Asked = tuple[Sequence[tuple[str, ImageLike]], str]
 """Images with what they are called in an error, and a question."""
@@ -102,6 +106,9 @@ class Scorer:
         self.model: Any
         self.model, self.processor = open_model(backbone, inference_on=str(self.device))
         self._model_lock = threading.Lock()
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        small = self.device.type == "cpu" and parameters < SMALL_MODEL
+        self._threads: AbstractContextManager[None] = _ONE_THREAD if small else nullcontext()
 
     @property
     def view_side(self) -> int:
@@ -115,8 +122,9 @@ class Scorer:
         That is the weights, the prompts, the image size, the numbers' type and the sampling. Devices and batch sizes
         are no part of it, though they may change the last bits of a sum.
         """
+        weights = fingerprint(self._name)
         settings = {
-            "model": fingerprint(self._name),
+            "model": weights,
             "revision": getattr(self.model.config, "_commit_hash", None),
             "prompts": PROMPT_VERSION,
             "image_size": self.processor.image_size,
@@ -126,7 +134,7 @@ class Scorer:
             "seed": self.seed if self._sampling.k > 1 else None,
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return f"{fingerprint(self._name).partition('@')[0]}@{digest[:12]}"
+        return f"{weights.partition('@')[0]}@{digest[:12]}"
 
     def score(self, images: Images) -> list[Score]:
         """Score each image seen alone, in order.
@@ -180,8 +188,7 @@ class Scorer:
             before, after = (f"pair {number}, image 0", first), (f"pair {number}, image 1", second)
             asked += [([before, after], render("compare")), ([after, before], render("compare"))]
         answers = self._answers(asked, together=2)
-        both = zip(answers[::2], answers[1::2], strict=True)
-        return [combined([_in_both_orders(*texts) for texts in zip(*orders, strict=True)]) for orders in both]
+        return [_in_both_orders(*texts) for texts in zip(answers[::2], answers[1::2], strict=True)]
 
     def predict_edit(self, image: ImageLike, instruction: str) -> Difference:
         """By how much an image would be better after an edit that is not made; see `predict_edits`."""
@@ -228,14 +235,23 @@ class Scorer:
         batches = [[i for unit in units[at : at + size] for i in unit] for at in range(0, len(units), size)]
         texts: list[list[str]] = [[] for _ in asked]
         with ThreadPoolExecutor(_OPENING_THREADS) as pool:
-            for batch, squares in _ahead(batches, lambda index: self._submit(pool, asked[index][0])):
+            upcoming = self._opening(pool, [asked[index] for index in batches[0]]) if batches else []
+            for number, batch in enumerate(batches):
+                squares, following = upcoming, batches[number + 1] if number + 1 < len(batches) else []
+                upcoming = self._opening(pool, [asked[index] for index in following])
                 images = [[square.result() for square in those] for those in squares]
                 for index, drawn in zip(batch, self._generated(images, [asked[i][1] for i in batch]), strict=True):
                     texts[index] = drawn
         return texts
 
-    def _submit(self, pool: ThreadPoolExecutor, images: Sequence[tuple[str, ImageLike]]) -> "list[Future[Image]]":
-        return [pool.submit(self._square, image, name) for name, image in images]
+    def _opening(self, pool: ThreadPoolExecutor, batch: Sequence[Asked]) -> "list[list[Future[Image]]]":
+        """The squares of a batch's images under way, each image once however many questions are about it."""
+        squares: dict[int, Future[Image]] = {}
+        for images, _ in batch:
+            for name, image in images:
+                if id(image) not in squares:
+                    squares[id(image)] = pool.submit(self._square, image, name)
+        return [[squares[id(image)] for _, image in images] for images, _ in batch]
 
     def _square(self, image: ImageLike, name: str) -> "Image":
         """The image as the model sees it."""
@@ -244,21 +260,34 @@ class Scorer:
     def _generated(self, images: "Sequence[Sequence[Image]]", questions: Sequence[str]) -> list[list[str]]:
         prompts = self.processor.batch(images, questions)
         seeds = [self.seed] * len(questions)  # the same for all, so that no answer depends on its place
-        with self._model_lock:
+        with self._model_lock, self._threads:
             made = InProcessRollout()(self.model, self.processor, prompts.to(self.device), self._sampling, seeds)
         k = self._sampling.k
         return [made.texts[at : at + k] for at in range(0, len(made.texts), k)]
 
 
-def _ahead(
-    batches: Sequence[Sequence[int]], submit: "Callable[[int], list[Future[Image]]]"
-) -> "Iterator[tuple[Sequence[int], list[list[Future[Image]]]]]":
-    """Each batch with its images, those of the next one being opened meanwhile."""
-    upcoming = [submit(index) for index in batches[0]] if batches else []
-    for number, batch in enumerate(batches):
-        present = upcoming
-        upcoming = [submit(index) for index in batches[number + 1]] if number + 1 < len(batches) else []
-        yield batch, present
+class _OneThread(AbstractContextManager[None]):
+    """Lets torch compute with one thread; may be entered from several threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            torch.set_num_threads(self._before)
+
+
+_ONE_THREAD = _OneThread()
 
 
 def _score(text: str) -> Score:
@@ -269,14 +298,19 @@ def _difference(text: str) -> Difference:
     return Difference(parse_answer(text, DELTA_RANGE), parse_reasoning(text), text)
 
 
-def _in_both_orders(text: str, swapped_text: str) -> Difference:
-    """One difference from the answers to both orders."""
-    said, swapped = _difference(text), _difference(swapped_text)
-    both = f"{text}\n{swapped_text}"
-    if said.value is None or swapped.value is None:
-        return Difference(None, said.reasoning, both)
-    value = (said.value - swapped.value) / 2
-    return Difference(value, said.reasoning, both, disagreement=abs(said.value + swapped.value) / 2)
+def _in_both_orders(texts: Sequence[str], swapped_texts: Sequence[str]) -> Difference:
+    """One difference from the samples of both orders; a sample counts if it could be parsed in both."""
+    drawn = [(_difference(text), _difference(swapped)) for text, swapped in zip(texts, swapped_texts, strict=True)]
+    said, swapped = next((both for both in drawn if None not in (both[0].value, both[1].value)), drawn[0])
+    numbers = [(a.value, b.value) for a, b in drawn if a.value is not None and b.value is not None]
+    values = [(a - b) / 2 for a, b in numbers]
+    return Difference(
+        statistics.fmean(values) if values else None,
+        said.reasoning,
+        f"{said.text}\n{swapped.text}",
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        disagreement=abs(statistics.fmean(a + b for a, b in numbers)) / 2 if numbers else None,
+    )
 
 
 def _device(name: str | None) -> torch.device:

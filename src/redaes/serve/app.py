@@ -24,7 +24,7 @@ import redaes
 from redaes.data.images import VIEW_SIDE
 from redaes.inference import ComparerProtocol, Difference, Score, ScorerProtocol, ranked
 from redaes.serve import problems, schema
-from redaes.serve.batching import Ask, Batcher, ScorerFault
+from redaes.serve.batching import Batcher, Question, ScorerFault
 from redaes.serve.metrics import CountRequests, Metrics
 from redaes.serve.problems import CLIENT_GONE, ImageFault, Problem, responses
 from redaes.serve.settings import Settings
@@ -55,8 +55,9 @@ def create_app(
     )
     problems.install(app)
     app.add_middleware(CountRequests, metrics=desk.metrics)
-    _add_questions(app, desk, model, [Depends(_bearer(token))] if token else [])
-    _add_state(app, desk, model, [Depends(_bearer(token))] if token else [])
+    guards = [Depends(_bearer(token))] if token else []
+    _add_questions(app, desk, model, guards)
+    _add_state(app, desk, model, guards)
     problems.describe(app)
     return app
 
@@ -72,13 +73,16 @@ class Desk:
     def __init__(self, scorer: ScorerProtocol, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        questions: dict[str, Ask] = {"score": lambda images: _checked(scorer.score(images), 0.0)}
+        size = settings.batch_size
+        questions = {"score": Question(lambda images: _checked(scorer.score(images), 0.0), size)}
         if isinstance(scorer, ComparerProtocol):
-            questions["compare"] = lambda pairs: _checked(scorer.compare_pairs(pairs), -10.0)
+            # A pair is as much work as four images: two, asked in both orders.
+            questions["compare"] = Question(
+                lambda pairs: _checked(scorer.compare_pairs(pairs), -10.0), max(1, size // 4)
+            )
         self.uploads = Uploads(settings, view_side=getattr(scorer, "view_side", VIEW_SIDE))
         self.batcher = Batcher(
             questions,
-            batch_size=settings.batch_size,
             gather=settings.gather_ms / 1000,
             queue=settings.queue,
             metrics=self.metrics,
@@ -167,9 +171,10 @@ class Desk:
             raise
 
     def _refuse_faults(self, items: Sequence[tuple[Upload, ...]], answers: Sequence[Any]) -> None:
+        asked = [(upload, answer) for item, answer in zip(items, answers, strict=True) for upload in item]
         faults = [
-            ImageFault(index=index, name=item[0].name, reason="made the scorer fail")
-            for index, (item, answer) in enumerate(zip(items, answers, strict=True))
+            ImageFault(index=index, name=upload.name, reason="made the scorer fail")
+            for index, (upload, answer) in enumerate(asked)
             if isinstance(answer, ScorerFault)
         ]
         if faults:

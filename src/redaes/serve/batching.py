@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from redaes.redaction import redact
 from redaes.serve.metrics import Metrics
@@ -26,7 +26,17 @@ from redaes.serve.problems import Problem
 
 log = logging.getLogger("redaes.serve")
 
-Ask = Callable[[list[Any]], Sequence[Any]]
+
+class Question(NamedTuple):
+    """Something that a scorer is asked.
+
+    Attributes:
+        ask: turns a list of items into as many answers; called in one thread, never two at a time.
+        most: items of one call.
+    """
+
+    ask: Callable[[list[Any]], Sequence[Any]]
+    most: int
 
 
 class ScorerFault(Exception):
@@ -49,18 +59,15 @@ class Batcher:
     """The queue before a scorer, and the thread in which it works.
 
     Args:
-        questions: by name, what turns a list of items into as many answers; called in one thread, never two at a time.
-        batch_size: most items of one call.
+        questions: by name.
         gather: seconds to wait for what is being decoded.
         queue: most images inside.
         metrics: to count in.
     """
 
-    def __init__(
-        self, questions: dict[str, Ask], *, batch_size: int, gather: float, queue: int, metrics: Metrics
-    ) -> None:
+    def __init__(self, questions: dict[str, Question], *, gather: float, queue: int, metrics: Metrics) -> None:
         self.questions = questions
-        self.batch_size, self.gather, self.queue = batch_size, gather, queue
+        self.gather, self.queue = gather, queue
         self.metrics = metrics
         self.inside = 0
         self.decoding = 0
@@ -78,7 +85,7 @@ class Batcher:
             Problem: 503, there are not as many.
         """
         if self.inside + count > self.queue:
-            batches = math.ceil(self.inside / self.batch_size)
+            batches = math.ceil(self.inside / max(question.most for question in self.questions.values()))
             wait = min(60, max(1, math.ceil(batches * self._last_seconds)))
             raise Problem(
                 503, f"too many images are waiting; try again in {wait} s", headers={"Retry-After": str(wait)}
@@ -158,7 +165,7 @@ class Batcher:
             left = None
             if self._jobs:
                 left = self._jobs[0].since + self.gather - loop.time()
-                if not self.decoding or left <= 0 or self._waiting() >= self.batch_size:
+                if not self.decoding or left <= 0 or self._waiting() >= self.questions[self._jobs[0].question].most:
                     return
             try:
                 async with asyncio.timeout(left):
@@ -169,9 +176,10 @@ class Batcher:
     def _take(self) -> tuple[str, list[tuple[_Job, int, Any]]]:
         """One item of each waiting job in turn, all of the question that waits first."""
         question = self._jobs[0].question
+        most = self.questions[question].most
         batch: list[tuple[_Job, int, Any]] = []
         others = []
-        while self._jobs and len(batch) < self.batch_size:
+        while self._jobs and len(batch) < most:
             job = self._jobs.popleft()
             if job.question != question:
                 others.append(job)
@@ -186,7 +194,7 @@ class Batcher:
     def _answers(self, question: str, items: list[Any]) -> list[Any]:
         """In the scorer's thread."""
         try:
-            answers = list(self.questions[question](items))
+            answers = list(self.questions[question].ask(items))
             if len(answers) != len(items):
                 raise ValueError(f"the scorer gave {len(answers)} answers to {len(items)} questions")
             return answers

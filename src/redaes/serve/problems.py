@@ -1,6 +1,5 @@
 """What is refused, and why: RFC 9457 problem details of one line, without paths, secrets or words of the scorer."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -73,7 +72,6 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:
-        logging.getLogger("redaes.serve").error("a fault in the server: %s", type(error).__name__)
         return Problem(500, "a fault in the server; its log says more").response()
 
 

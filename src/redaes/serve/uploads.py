@@ -147,9 +147,6 @@ class Body:
             found = await self._json()
         else:
             raise Problem(415, "send multipart/form-data or application/json")
-        limit = self.uploads.settings.max_images
-        if len(found) > limit:
-            raise _too_many(limit)
         if not found:
             raise Problem(422, f"there is no image; send at least one as {FIELD!r}")
         return found

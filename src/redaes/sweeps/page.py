@@ -46,7 +46,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _means(table: TableReading) -> Markup:
-    whiskers = [_whisker(run, run.mean(), run.values()) for run in table.runs]
+    whiskers = [_whisker(run, run.mean(), run.values(), 1.0) for run in table.runs]
     return interval_chart("SRCC within groups", whiskers, zero="0 = chance")
 
 
@@ -58,12 +58,13 @@ def _gaps(table: TableReading) -> Markup | None:
             continue
         pairs = [(seed[HEADLINE], own[number][HEADLINE]) for number, seed in run.seeds.items() if number in own]
         gaps = [a - b for a, b in pairs if a is not None and b is not None]
-        whiskers.append(_whisker(run, run.gap, gaps))
+        whiskers.append(_whisker(run, run.gap, gaps, 2.0))
     title = f"less {table.reference}"
     return interval_chart(title, whiskers, zero=f"0 = like {table.reference}") if whiskers else None
 
 
-def _whisker(run: RunReading, found: Interval, dots: Sequence[float | None]) -> Whisker:
-    low, high = found.ends
+def _whisker(run: RunReading, found: Interval, dots: Sequence[float | None], furthest: float) -> Whisker:
+    """A row of a chart; an interval is drawn as far as the measure can reach."""
+    low, high = (None if end is None else max(-furthest, min(furthest, end)) for end in found.ends)
     known = tuple(dot for dot in dots if dot is not None)
     return Whisker(run.run, found.mean if found.n else None, low, high, COLOURS.get(run.verdict, "before"), known)

@@ -120,6 +120,10 @@ class TableReading:
         """What may be said of the table, a sentence each."""
         others = [run for run in self.runs if run.run != self.reference]
         said = [_seeds(self.runs)]
+        lost = {run.run: len(run.seeds) - run.mean().n for run in self.runs if run.mean().n}
+        if any(lost.values()):
+            named = ", ".join(f"{run} ({n})" for run, n in lost.items() if n)
+            said.append(f"Seeds without a measure, left out of means and differences: {named}.")
         if len(others) == len(self.runs):
             return [*said, f"{self.reference}, the row to compare with, was not run: no row is compared."]
         for verdict in (WORSE, BETTER, NOISE, ONCE, UNDEFINED):

@@ -73,6 +73,7 @@ def test_flickr_aes_takes_a_list_of_names_and_says_when_it_has_none(tmp_path):
     benchmark = load("flickr_aes", tmp_path, list_file=str(tmp_path / "names.txt"))
     assert scores(benchmark) == {name: truth[name] for name in names}
     assert benchmark.left_out == {"listed without an annotation": ["stranger.jpg"]}
+    assert "names.txt has 5 rows, the list that papers use 4737" in benchmark.notes
     ratings = load("flickr_aes", tmp_path, scores="ratings")
     assert scores(ratings) == pytest.approx({name: 5 * score for name, score in truth.items()}, abs=1e-3)
 
@@ -83,6 +84,25 @@ def test_the_ids_of_ava_that_nobody_has_are_expected(tmp_path):
     assert set(benchmark.left_out["known to be missing everywhere"]) == KNOWN_MISSING_IDS
     assert benchmark.left_out["listed without an annotation"] == ["5"]
     assert benchmark.n_listed == 12 + 71
+
+
+def test_a_list_of_names_says_why_the_sets_own_row_cannot_be_used(tmp_path):
+    name, *_ = layouts.write_flickr_aes(tmp_path)
+    with (tmp_path / "FLICKR-AES_image_score.txt").open("a") as file:
+        file.write(" too-high.jpg 1.4\n")
+    (tmp_path / "names.txt").write_text(f"{name}\nimages/too-high.jpg\n")
+    benchmark = load("flickr_aes", tmp_path, list_file=str(tmp_path / "names.txt"))
+    assert benchmark.left_out == {"score outside the range": ["images/too-high.jpg"]}
+
+
+def test_ids_of_ava_with_several_rows_of_votes_are_named(tmp_path):
+    truth = layouts.write_ava(tmp_path)
+    first, *_ = truth
+    with (tmp_path / "AVA.txt").open("a") as file:
+        file.write(f"99 {first} 9 0 0 0 0 0 0 0 0 0 0 0 1\n")
+    benchmark = load("ava", tmp_path)
+    assert f"1 ids have several rows in AVA.txt, first {first}; the first counts" in benchmark.notes
+    assert scores(benchmark) == pytest.approx(truth)
 
 
 def test_a_training_list_in_place_of_the_test_list_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from redaes.data.benchmarks import About
 from redaes.data.benchmarks.lists import (
+    DUPLICATE,
     ENCODING,
     KNOWN_MISSING,
     NO_ANNOTATION,
@@ -55,7 +56,7 @@ class Ava(OfficialSet):
         """The ids of the test list with the means of their votes."""
         path = self.need("aesthetics_image_lists/generic_test.jpgl", "generic_test.jpgl")
         annotated = self.annotated()
-        why = {id: reason for reason, ids in annotated.left_out.items() for id in ids}
+        why = annotated.why
         rows, ids = Rows(*self.native_range), []
         for number, text in read_lines(path):
             id = (text or "").strip().removesuffix(".jpg")
@@ -75,6 +76,11 @@ class Ava(OfficialSet):
             raise UserError(
                 f"{path} is not the official test list of AVA: it has {len(ids)} rows, but lacks {len(absent)} of the "
                 f"{len(KNOWN_MISSING_IDS)} ids known to be in it, first {min(absent)}; is it generic_ls_train?"
+            )
+        repeated = sorted(set(annotated.left_out.get(DUPLICATE, ())).intersection(rows.rows))
+        if repeated:
+            self.notes.append(
+                f"{len(repeated)} ids have several rows in AVA.txt, first {repeated[0]}; the first counts"
             )
         self._say_if_it_leaks(set(ids))
         return rows, path

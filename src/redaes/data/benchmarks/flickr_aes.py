@@ -46,11 +46,13 @@ class FlickrAes(OfficialSet):
     def load(self) -> Benchmark:
         """See `BenchmarkProtocol.load`; says so where every rated image was taken."""
         benchmark = super().load()
-        if self.list_file:
-            return benchmark
         note = (
             f"no test split is distributed: all rated images were taken, not the {LISTED} that papers use (list_file)"
         )
+        if self.list_file:
+            if benchmark.n_listed == LISTED:
+                return benchmark
+            note = f"{Path(self.list_file).name} has {benchmark.n_listed} rows, the list that papers use {LISTED}"
         return replace(benchmark, notes=[*benchmark.notes, note])
 
     def official(self) -> tuple[Rows, Path]:

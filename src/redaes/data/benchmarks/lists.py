@@ -60,6 +60,11 @@ class Rows:
         self.n_listed += 1
         self.left_out.setdefault(reason, []).append(id)
 
+    @property
+    def why(self) -> dict[str, str]:
+        """The reason by id of what was left out."""
+        return {id: reason for reason, ids in self.left_out.items() for id in ids}
+
     def add(self, id: str, score: str | float, **facts: Any) -> None:
         """Take a row, or leave it out with the reason; of a repeated id the first row counts."""
         try:
@@ -288,16 +293,16 @@ class OfficialSet(ABC):
         self.notes.append(f"{path.name} has {rows.n_listed} rows, the official test split {self.expected}: {what}")
 
     def _listed(self, path: Path) -> Rows:
-        rows, own = Rows(*self.native_range), None
+        rows, annotated = Rows(*self.native_range), Rows()
         for name, score in read_list(path, rows):
             if score is not None:
                 rows.add(name, score)
                 continue
-            own = own or self.annotated().rows
-            row = next((own[n] for n in shorter(name) if n in own), None)
-            row = row or own.get(Path(name).stem)
+            annotated = annotated if annotated.n_listed else self.annotated()
+            names = [*shorter(name), Path(name).stem]
+            row = next((annotated.rows[n] for n in names if n in annotated.rows), None)
             if row is None:
-                rows.leave_out(NO_ANNOTATION, name)
+                rows.leave_out(next((annotated.why[n] for n in names if n in annotated.why), NO_ANNOTATION), name)
             else:
                 rows.add(row.id, row.mos, votes=row.votes, group=row.group, extra=row.extra)
         return rows
