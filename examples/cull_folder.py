@@ -27,16 +27,12 @@ from redaes.sources.skimage_photos import SkimagePhotos
 
 def score(files: list[Path], model: str) -> dict[Path, float]:
     """The score of every file that can be opened; of the others a line says why not."""
-    scores: dict[Path, float] = {}
-    done = 0
-    for rows in score_files(files, load_scorer(model), fingerprint(model)):
-        for path, row in zip(files[done:], rows, strict=False):
-            if row.score is None:
-                print(f"{path}: {row.error}")
-            else:
-                scores[path] = row.score
-        done += len(rows)
-    return scores
+    batches = score_files(files, load_scorer(model), fingerprint(model))
+    rows = dict(zip(files, (row for batch in batches for row in batch), strict=True))
+    for path, row in rows.items():
+        if row.score is None:
+            print(f"{path}: {row.error}")
+    return {path: row.score for path, row in rows.items() if row.score is not None}
 
 
 def put(photograph: Path, target: Path, link: bool) -> None:
