@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from redaes.cli import main
 from redaes.errors import UserError
 from redaes.inference import Score
-from redaes.inference.listing import Row, read_rows
+from redaes.inference.listing import Row, read_rows, to_line
 from redaes.inference.shards import list_shards, row_files, score_shard
 
 
@@ -87,6 +88,32 @@ def test_an_interrupted_shard_is_continued_and_a_finished_one_needs_no_scorer(tm
         raise AssertionError
 
     assert list(score_shard(shard, rows, never, "m@1")) == []
+
+
+def test_a_shard_whose_rows_were_all_scored_but_never_made_a_file_is_finished_without_a_scorer(tmp_path: Path) -> None:
+    shard, rows = tar_shard(tmp_path / "0.tar", [51, 102]), tmp_path / "0.scores.parquet"
+    made = score(shard, rows, BrightnessScorer())
+    rows.unlink()
+    journal = tmp_path / ".0.scores.parquet.jsonl"  # as `kill -9` leaves it
+    journal.write_text("".join(to_line(row, "jsonl") for row in made))
+    assert score(shard, rows, BrightnessScorer(until=0)) == []
+    assert read_rows(rows, "parquet") == made
+    assert not journal.exists()
+
+
+def test_a_shard_that_cannot_be_read_does_not_keep_the_others_from_their_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar_shard(tmp_path / "0.tar", [])
+    (tmp_path / "1.tar").write_bytes(b"no tar file")
+    tar_shard(tmp_path / "2.tar", [51])
+    assert main(["score", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["2.scores.parquet"]
+    said = capsys.readouterr().err
+    assert "no photograph in the tar files of" in said
+    assert "is no plain tar file" in said
+    assert "scored 1 images" in said
+    assert main(["score", str(tmp_path / "1.tar"), "--output", str(tmp_path / "out")]) == 2
 
 
 def test_a_damaged_image_is_a_row_with_an_error_and_is_tried_again(tmp_path: Path) -> None:

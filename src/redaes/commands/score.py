@@ -17,10 +17,11 @@ from redaes.inference.listing import (
     fingerprint,
     header,
     load_scorer,
+    printable,
     rows_to_keep,
     to_line,
 )
-from redaes.inference.shards import list_shards, row_files, score_shard
+from redaes.inference.shards import ShardError, list_shards, row_files, score_shard
 from redaes.inference.terminal import print_table, report_errors, score_with_progress, with_progress
 
 Format = Literal["table", "jsonl", "csv", "parquet"]
@@ -94,14 +95,23 @@ def score(
 def _score_shards(
     rows: Mapping[Path, Path], model: str, scorer: str, image: str, batch_size: int, device: str | None
 ) -> int:
-    """Score shard after shard with one scorer, which is made when the first image needs it."""
+    """Score shard after shard with one scorer, which is made when the first image needs it.
+
+    A shard that cannot be read is reported, and the rest scored; where there is no other, it is the error.
+    """
     load = cache(partial(load_scorer, model, scorer=scorer, batch_size=batch_size, device=device))
     mark, failed = fingerprint(model, scorer), False
     for number, (shard, file) in enumerate(rows.items(), 1):
         print(f"shard {number} of {len(rows)}: {shard}", file=sys.stderr)
         batches = score_shard(shard, file, load, mark, image=image, batch_size=batch_size)
-        for batch in with_progress(batches, None):
-            failed = report_errors(batch) or failed
+        try:
+            for batch in with_progress(batches, None):
+                failed = report_errors(batch) or failed
+        except ShardError as error:
+            if len(rows) == 1:
+                raise
+            print(printable(str(error)), file=sys.stderr)
+            failed = True
     return int(failed)
 
 

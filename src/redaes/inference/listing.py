@@ -210,6 +210,11 @@ def rows_to_keep(path: Path, file_format: FileFormat, model: str) -> list[Row]:
     return [row for row in rows if row.score is not None]
 
 
+def is_finished(path: Path) -> bool:
+    """Whether a parquet file of rows is there, and holds all that was scored for it."""
+    return path.is_file() and not _journal(path).exists()
+
+
 def to_line(row: Row, file_format: Literal["jsonl", "csv"]) -> str:
     """One row as a line of text, line end included."""
     if file_format == "jsonl":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from redaes.data.images import decode, walk_images
 from redaes.errors import UserError
 from redaes.inference import ScorerProtocol
-from redaes.inference.listing import Row, RowWriter, rows_to_keep, score_items
+from redaes.inference.listing import Row, RowWriter, is_finished, rows_to_keep, score_items
 from redaes.sources.parquet import ParquetPhotos
 from redaes.sources.webdataset import WebDatasetPhotos
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet", ".tar")
 SCORES = ".scores.parquet"
+
+
+class ShardError(UserError):
+    """A shard that cannot be read, or in which no image is found; others may be."""
 
 
 def list_shards(paths: Sequence[str]) -> list[Path]:
@@ -74,17 +78,22 @@ def score_shard(
         The new rows, batch by batch; a row's path is the shard's name and the image's in it.
 
     Raises:
-        UserError: no such shard or column, rows of another model, or rows that cannot be written.
+        ShardError: no such shard or column, or no image in it.
+        UserError: rows of another model, or rows that cannot be written.
     """
-    source = (
-        ParquetPhotos(str(shard), image or "image")
-        if shard.suffix == ".parquet"
-        else WebDatasetPhotos(str(shard), image)
-    )
+    try:
+        source = (
+            ParquetPhotos(str(shard), image or "image")
+            if shard.suffix == ".parquet"
+            else WebDatasetPhotos(str(shard), image)
+        )
+        photographs = source.photographs()
+    except UserError as error:
+        raise ShardError(str(error)) from error
     kept = rows_to_keep(rows, "parquet", model)
     done = {row.path for row in kept}
-    missing = [photograph.name for photograph in source.photographs() if photograph.name not in done]
-    if not missing:
+    missing = [photograph.name for photograph in photographs if photograph.name not in done]
+    if not missing and is_finished(rows):
         return
 
     def read(name: str, side: int) -> "Image":
@@ -95,7 +104,8 @@ def score_shard(
     except OSError as error:
         raise UserError(f"cannot write {rows}: {error.strerror or error}") from error
     with RowWriter(rows, "parquet", kept) as writer:
-        for batch in score_items(missing, load(), model, name=str, read=read, batch_size=batch_size):
+        batches = score_items(missing, load(), model, name=str, read=read, batch_size=batch_size) if missing else ()
+        for batch in batches:
             writer.add(batch)
             yield batch
 

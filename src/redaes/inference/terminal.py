@@ -118,17 +118,23 @@ def _bar(batches: Iterable[B], total: int | None, verb: str) -> Iterator[B]:
 
 def _lines(batches: Iterable[B], total: int | None, verb: str) -> Iterator[B]:
     start = last = time.monotonic()
-    done = 0
+    done = told = 0
+
+    def tell(now: float) -> None:
+        rate = done / max(now - start, 1e-9)
+        of = "" if total is None else f"/{total}"
+        left = "" if total is None or done >= total else f", {(total - done) / rate:.0f} s left"
+        print(f"{verb} {done}{of} images, {rate:.3g} a second{left}", file=sys.stderr, flush=True)
+
     for batch in batches:
         done += len(batch)
         now = time.monotonic()
         if done == total or now - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            rate = done / max(now - start, 1e-9)
-            of = "" if total is None else f"/{total}"
-            left = "" if total is None or done >= total else f", {(total - done) / rate:.0f} s left"
-            print(f"{verb} {done}{of} images, {rate:.3g} a second{left}", file=sys.stderr, flush=True)
+            last, told = now, done
+            tell(now)
         yield batch
+    if done > told:
+        tell(time.monotonic())
 
 
 def _cells(row: Row) -> "tuple[Text | str, Text | str, Text | str]":
