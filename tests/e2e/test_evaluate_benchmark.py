@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from scipy.stats import spearmanr
 from tests.data.benchmarks.layouts import write_ava, write_para
 
@@ -193,6 +194,46 @@ def test_the_table_shows_the_order_within_groups_where_there_are_any(ava: Path, 
     printed = capsys.readouterr().out
     assert "in groups" in printed
     assert f"{found['srcc_within']['value']:.4f}" in printed
+
+
+@pytest.fixture
+def namesakes(tmp_path: Path) -> list[Path]:
+    """Two tables of one file name, whose images have the same names and sizes and other pixels."""
+    for shade, name in enumerate(("first", "second")):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            Image.new("L", (16, 16), 9 + 20 * number + 5 * shade).save(tmp_path / name / f"{number}.bmp")
+        rows = "".join(f"{number}.bmp,{number}\n" for number in range(8))
+        (tmp_path / name / "labels.csv").write_text(f"path,score\n{rows}")
+        settings = f"{{root: {tmp_path / name / 'labels.csv'}}}"
+        (tmp_path / f"{name}.yaml").write_text(f"{{class_path: csv, init_args: {settings}}}")
+    return [tmp_path / "first", tmp_path / "second"]
+
+
+def test_images_of_the_same_name_and_size_are_told_apart(namesakes: list[Path], tmp_path: Path, capsys) -> None:
+    for folder in namesakes:
+        words = ("--benchmark", "csv", "--root", str(folder / "labels.csv"), "--predictions", str(tmp_path / "kept"))
+        code, (found,), errors = run(capsys, *words)
+        assert (code, found["n_drawn"]) == (0, 8)
+        assert ": 8 images to score" in errors
+        assert " 0 images to score" in run(capsys, *words)[2]
+
+
+def test_a_part_waits_for_answers_about_its_own_images(namesakes: list[Path], tmp_path: Path, capsys) -> None:
+    first, second = (("--benchmark", "csv", "--root", str(folder / "labels.csv")) for folder in namesakes)
+    kept = ("--predictions", str(tmp_path / "kept"), "--batch_size", "2")
+    assert run(capsys, *first, *kept)[1]
+    _, found, errors = run(capsys, *second, *kept, "--shard", "1/2")
+    assert found == []
+    assert "4 images of other parts are awaited" in errors
+    assert run(capsys, *second, *kept, "--shard", "2/2")[1]
+
+
+def test_tables_of_ones_own_are_called_as_their_files(namesakes: list[Path], tmp_path: Path, capsys) -> None:
+    files = [word for folder in namesakes for word in ("--benchmark", f"{folder}.yaml")]
+    _, results, _ = run(capsys, *files, "--predictions", str(tmp_path / "kept"))
+    assert [found["benchmark"] for found in results] == ["first", "second"]
+    assert len(list((tmp_path / "kept/results").iterdir())) == 2
 
 
 def test_the_real_nano_model_is_measured(ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

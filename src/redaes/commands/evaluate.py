@@ -252,7 +252,7 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
         cells = [_estimate(row[name]) if name in row else "" for name in measures]
         names = (Text(f"{row['benchmark']}\n{row['split']}"), Text(row["scorer"]))
         table.add_row(*names, *cells, *(f"{count:,}" for count in counts))
-    console = Console(width=None if sys.stdout.isatty() else 104 + 18 * len(measures))
+    console = Console(width=None if sys.stdout.isatty() else 120 + 18 * len(measures))
     console.print(table)
     if any(row["differences"] for row in results):
         console.print(_differences(results))
@@ -261,19 +261,17 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
 
 
 def _differences(results: Sequence[dict[str, Any]]) -> "Table":
-    """Each scorer against every other on the same images, once."""
+    """Each two scorers against each other on the same images, the one asked for later first."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table("benchmark", "difference", "PLCC", "SRCC", "images")
-    rows = {(row["benchmark"], row["a"], row["b"], row["measure"]): row for r in results for row in r["differences"]}
-    shown = set[tuple[str, frozenset[str]]]()
-    for (benchmark, a, b, measure), row in rows.items():
-        pair = (benchmark, frozenset((a, b)))
-        if measure == "plcc" and pair not in shown:
-            shown.add(pair)
-            cells = [_estimate(rows[benchmark, a, b, name]) for name in ("plcc", "srcc")]
-            table.add_row(benchmark, Text(f"{a}\nminus {b}"), *cells, f"{row['n']:,}")
+    pairs: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
+    for row in (row for result in results for row in result["differences"]):
+        pairs.setdefault((row["benchmark"], frozenset((row["a"], row["b"]))), {})[row["measure"]] = row
+    for (benchmark, _), of in pairs.items():
+        names = Text(f"{of['plcc']['a']}\nminus {of['plcc']['b']}")
+        table.add_row(benchmark, names, *(_estimate(of[name]) for name in ("plcc", "srcc")), f"{of['plcc']['n']:,}")
     return table
 
 

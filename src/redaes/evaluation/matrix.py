@@ -15,7 +15,7 @@ from redaes.errors import UserError
 from redaes.evaluation.benchmarks import drawn, keep, result, sharded
 from redaes.evaluation.comparison import keep_compared
 from redaes.evaluation.intervals import image_intervals, write_intervals
-from redaes.evaluation.predictions import Answer, Predictions
+from redaes.evaluation.predictions import Answer, Predictions, is_about
 from redaes.evaluation.processes import InThisProcess, OnDevices
 from redaes.evaluation.rivals import Rival
 from redaes.evaluation.scoring import ScorerGivenUp
@@ -122,7 +122,8 @@ def _evaluate(
     except UserError as error:  # such as a full disk: processes are in the middle of their work
         raise ScorerGivenUp(str(error)) from error
     answers = predictions.answers(benchmark.name, mark)
-    awaited = sum(item.id not in answers for item in chosen)
+    ours = {item.id for item in mine}
+    awaited = sum(item.id not in ours and not is_about(answers.get(item.id), item) for item in chosen)
     if awaited:
         part, parts = settings.shard
         say(f"{benchmark.name}: part {part} of {parts} is done; {awaited} images of other parts are awaited")

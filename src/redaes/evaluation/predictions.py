@@ -3,7 +3,8 @@
 In: rows. Out: parquet files under `FOLDER/<benchmark>/<scorer's fingerprint>/part-*.parquet`, each written beside its
 place and renamed into it, so that a part is there whole or not at all. Any number of processes may append at the same
 time, and a process that is killed loses what it has not yet written: at most one part. Where an image has two rows
-the later one holds. A row also keeps the size of its image file: an image that has changed since is scored again.
+the later one holds. A row also keeps what tells its image file from others: an image that has changed since, or that
+another set calls by the same name, is scored again.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ SETTLED: frozenset[Status] = frozenset({"ok", "unparsed"})
 
 PART_ROWS = 256
 PART_SECONDS = 30.0
+DIGEST_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Answer:
         seconds: the image's share of the time that scoring its batch took.
         size: of the image file, in bytes; -1 where there is none.
         at: when, in seconds since 1970.
+        digest: of the image file, as of `file_digest`; empty where there is none.
     """
 
     benchmark: str
@@ -59,6 +62,7 @@ class Answer:
     seconds: float
     size: int
     at: float
+    digest: str = ""
 
 
 class Predictions:
@@ -153,6 +157,29 @@ def file_size(path: Path) -> int:
         return -1
 
 
+def file_digest(path: Path) -> str:
+    """Of the beginning, the middle and the end of a file, 4 KiB each [ours]: more would slow down every resumed run.
+
+    Returns:
+        16 hexadecimal digits; empty where there is no such file.
+    """
+    found = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            for place in (0, size // 2, max(0, size - DIGEST_BYTES)):
+                file.seek(place)
+                found.update(file.read(DIGEST_BYTES))
+    except OSError:
+        return ""
+    return found.hexdigest()[:16]
+
+
+def is_about(answer: Answer | None, item: Item) -> bool:
+    """Whether an answer was given to the image that is there now."""
+    return answer is not None and answer.size == file_size(item.path) and answer.digest == file_digest(item.path)
+
+
 def slug(name: str) -> str:
     """A name as part of a path: what a path cannot hold replaced, and then told apart by a few digits of its hash.
 
@@ -165,7 +192,7 @@ def slug(name: str) -> str:
 
 
 def _settles(answer: Answer | None, item: Item) -> bool:
-    return answer is not None and answer.status in SETTLED and answer.size == file_size(item.path)
+    return answer is not None and answer.status in SETTLED and is_about(answer, item)
 
 
 def _write_part(place: Path, rows: Sequence[Answer]) -> None:
@@ -188,9 +215,8 @@ def _write_part(place: Path, rows: Sequence[Answer]) -> None:
 
 def _read_part(path: Path) -> Iterator[Answer]:
     pa, parquet = optional("pyarrow"), optional("pyarrow.parquet")
-    names = [field.name for field in fields(Answer)]
     try:
-        rows: list[Mapping[str, Any]] = parquet.read_table(path, columns=names).to_pylist()
+        rows: list[Mapping[str, Any]] = parquet.read_table(path).to_pylist()
         yield from (Answer(**row) for row in rows)
     except (OSError, TypeError, pa.ArrowException) as error:
         raise UserError(f"{path} is damaged ({error}); move it away and its images are scored again") from error

@@ -276,11 +276,18 @@ def asked_for(
 def benchmarks_named(names: Sequence[str]) -> list[Wanted]:
     """Benchmarks by name, or by a YAML file with a plug-in's class_path and init_args.
 
+    An official set keeps its name; an own table or a dataset is called as its file.
+
     Raises:
         UserError: a file that cannot be read.
     """
-    specs: list[PluginSpec] = [read_mapping(resolve_config(n)) if _is_file(n) else n for n in names]
-    return [Wanted(split_spec(spec)[0], spec) for spec in specs]
+    sets = {each.name for each in official()}
+    wanted = []
+    for name in names:
+        spec: PluginSpec = read_mapping(resolve_config(name)) if _is_file(name) else name
+        plugin = split_spec(spec)[0]
+        wanted.append(Wanted(Path(name).stem if _is_file(name) and plugin not in sets else plugin, spec))
+    return wanted
 
 
 def scorers_named(scorers: Sequence[str], models: Sequence[str]) -> list[Rival]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redaes.data.benchmarks import Item
 from redaes.data.images import VIEW_SIDE, ImageError, open_image
 from redaes.errors import UserError
-from redaes.evaluation.predictions import Answer, file_size
+from redaes.evaluation.predictions import Answer, file_digest, file_size
 from redaes.inference import Score, ScorerProtocol
 
 if TYPE_CHECKING:
@@ -39,11 +39,12 @@ class ScorerGivenUp(UserError):
 
 
 class Read(NamedTuple):
-    """One image of a benchmark, opened or not, and the size of its file in bytes."""
+    """One image of a benchmark, opened or not, with size in bytes and digest of its file."""
 
     item: Item
     image: "Image | ImageError"
     size: int
+    digest: str
 
 
 def answers(
@@ -73,16 +74,12 @@ def answers(
             said = iter(asking.outcomes([r.image for r in read if not isinstance(r.image, ImageError)]))
             seconds = time.monotonic() - began
             rows = []
-            for item, image, size in read:
+            for item, image, size, digest in read:
                 outcome = image if isinstance(image, ImageError) else next(said, None)
                 if outcome is None:  # the scorer is given up
                     break
-                facts = _facts(outcome)
-                rows.append(
-                    Answer(
-                        benchmark, item.id, fingerprint, **facts, seconds=seconds / len(read), size=size, at=time.time()
-                    )
-                )
+                facts = _facts(outcome) | {"seconds": seconds / len(read), "size": size, "digest": digest}
+                rows.append(Answer(benchmark, item.id, fingerprint, **facts, at=time.time()))
             yield rows
             if asking.streak >= STREAK:
                 raise ScorerGivenUp(f"the scorer broke on {STREAK} images in a row, the last time with {asking.cause}")
@@ -110,11 +107,11 @@ def read_ahead(items: Sequence[Item], ahead: int = HELD, side: int = VIEW_SIDE) 
 
 
 def _read(item: Item, side: int) -> Read:
-    size = file_size(item.path)
+    told = (file_size(item.path), file_digest(item.path))
     try:
-        return Read(item, open_image(item.path, max_side=side), size)
+        return Read(item, open_image(item.path, max_side=side), *told)
     except ImageError as error:
-        return Read(item, error, size)
+        return Read(item, error, *told)
 
 
 class _Asking:

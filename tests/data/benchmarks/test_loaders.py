@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -162,6 +163,23 @@ ROWS = {  # one that repeats an image, one whose score is outside the range, one
     "para": PARA_ROW.format("{0}", 2.0) + PARA_ROW.format("too-high.jpg", 5.5) + "session1,short.jpg\r\n",
     "aadb": "{0} 0.5\ntoo-high.jpg 1.5\nshort.jpg\n",
 }
+
+
+TRAINING_LISTS = {
+    "ava": "aesthetics_image_lists/generic_ls_train.jpgl",
+    "tad66k": "labels/merge/train.csv",
+    "para": "PARA/annotation/PARA-GiaaTrain.csv",
+    "aadb": "imgListFiles_label/imgListTrainRegression_score.txt",
+}
+
+
+@pytest.mark.parametrize("name", TRAINING_LISTS)
+def test_a_test_list_that_is_a_training_list_is_noted_once(name, tmp_path):
+    WRITERS[name](tmp_path)
+    assert not any("too, first" in note for note in load(name, tmp_path).notes)
+    (tmp_path / TRAINING_LISTS[name]).write_bytes((tmp_path / LISTS[name]).read_bytes())
+    (note,) = [note for note in load(name, tmp_path).notes if "too, first" in note]
+    assert note.startswith(f"12 images are in {Path(TRAINING_LISTS[name]).name} too")
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -44,6 +44,11 @@ class Aadb(OfficialSet):
         for image, score in pairs:
             bare = _PREFIX.sub("", image)
             rows.add(bare, score, extra=attributes.get(bare, {}))
+        train = path.with_name("imgListTrainRegression_score.txt")
+        if path.suffix == ".txt" and train.is_file():
+            self.say_if_it_leaks(
+                rows.rows, (_PREFIX.sub("", name) for name, _ in read_pairs(train, Rows())), train.name
+            )
         return rows, path
 
     @staticmethod

@@ -82,15 +82,13 @@ class Ava(OfficialSet):
             self.notes.append(
                 f"{len(repeated)} ids have several rows in AVA.txt, first {repeated[0]}; the first counts"
             )
-        self._say_if_it_leaks(set(ids))
+        self._compare_with_training(ids)
         return rows, path
 
-    def _say_if_it_leaks(self, test: set[str]) -> None:
+    def _compare_with_training(self, test: list[str]) -> None:
         train = find_file(self.root, "aesthetics_image_lists/generic_ls_train.jpgl", "generic_ls_train.jpgl")
         if train is not None:
-            shared = test.intersection((text or "").strip() for _, text in read_lines(train))
-            if shared:
-                self.notes.append(f"{len(shared)} ids are in the training list too, first {min(shared)}")
+            self.say_if_it_leaks(test, ((text or "").strip() for _, text in read_lines(train)), train.name)
 
     def annotated(self) -> Rows:
         """Every row of AVA.txt."""

@@ -277,7 +277,15 @@ class OfficialSet(ABC):
             unlisted = images_without_row(folders, (file for file in files if self.key(file) in mentioned))
             if unlisted:
                 rows.left_out[NO_ROW] = unlisted
-        return Benchmark(self.name, split, self.native_range, items, rows.n_listed, rows.left_out, self.notes)
+        return Benchmark(
+            self.name, split, self.native_range, items, rows.n_listed, rows.left_out, list(dict.fromkeys(self.notes))
+        )
+
+    def say_if_it_leaks(self, test: Iterable[str], train: Iterable[str], file: str) -> None:
+        """Note images of the test list that a training list has too."""
+        shared = set(test).intersection(train)
+        if shared:
+            self.notes.append(f"{len(shared)} images are in {file} too, first {min(shared)}")
 
     def _check_count(self, rows: Rows, path: Path) -> None:
         if not rows.rows:

@@ -35,7 +35,15 @@ class Para(OfficialSet):
             votes = tuple(map(int, counts)) if all(c.isascii() and c.isdigit() for c in counts) else ()
             extra = {"semantic": cells["semantic"]} if cells.get("semantic") else {}
             rows.add(self._id(cells), cells["aestheticScore_mean"], votes=votes, extra=extra)
+        if train := self._training_list():
+            self.say_if_it_leaks(rows.rows, self._ids(train), train.name)
         return rows, path
+
+    def _training_list(self) -> Path | None:
+        return find_file(self.root, *(f"{folder}PARA-GiaaTrain.csv" for folder in FOLDERS))
+
+    def _ids(self, path: Path) -> set[str]:
+        return {self._id(cells) for cells in read_table(path, ["sessionId", "imageName"], Rows())}
 
     @staticmethod
     def _id(cells: dict[str, str]) -> str:
@@ -43,11 +51,8 @@ class Para(OfficialSet):
 
     def mentioned(self) -> set[str] | None:
         """The images of both lists."""
-        train = find_file(self.root, *(f"{folder}PARA-GiaaTrain.csv" for folder in FOLDERS))
-        if train is None:
-            return None
-        files = (self.official()[1], train)
-        return {self._id(cells) for file in files for cells in read_table(file, ["sessionId", "imageName"], Rows())}
+        train = self._training_list()
+        return None if train is None else self._ids(self.official()[1]) | self._ids(train)
 
     def key(self, path: Path) -> str:
         """Session and file."""

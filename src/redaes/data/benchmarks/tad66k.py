@@ -42,9 +42,7 @@ class Tad66k(OfficialSet):
                 row.extra["theme"] = themes[id]  # type: ignore[index]
         train = path.with_name("train.csv")
         if train.is_file():
-            shared = set(rows.rows).intersection(self._rows(train).rows)
-            if shared:
-                self.notes.append(f"{len(shared)} images are in train.csv too, first {min(shared)}")
+            self.say_if_it_leaks(rows.rows, self._rows(train).rows, train.name)
         return rows, path
 
     def _rows(self, path: Path) -> Rows:
