@@ -160,6 +160,39 @@ def test_several_benchmarks_each_have_a_root(ava: Path, tmp_path: Path, capsys: 
     assert [found["benchmark"] for found in results] == ["ava", "para"]
     assert main(["evaluate", "--benchmark", "ava"]) == 2
     assert "where is ava? give --root ava=FOLDER" in capsys.readouterr().err
+    assert main(["evaluate", "--benchmark", "ava", "--root", str(ava), "--root", "elsewhere"]) == 2
+    assert f"--root is {ava} and elsewhere; give one folder, or ava=FOLDER" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_in_a_line(ava: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "kept").write_text("")
+    code, found, errors = run(capsys, "--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
+    assert (code, found) == (2, [])
+    assert re.search(r"^error: .*cannot write .*kept/ava/.*: Not a directory$", errors.splitlines()[-1])
+
+
+def test_the_logistic_curve_is_fitted_when_it_is_asked_for(ava: Path, tmp_path: Path, capsys) -> None:
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
+    _, (plain,), _ = run(capsys, *words)
+    _, (fitted,), errors = run(capsys, *words, "--logistic")
+    assert " 0 images to score" in errors
+    assert "plcc_logistic" not in plain
+    assert fitted["plcc_logistic"]["value"] >= plain["plcc"]["value"]
+    assert fitted["plcc"] == plain["plcc"]
+
+
+def test_the_table_shows_the_order_within_groups_where_there_are_any(ava: Path, tmp_path: Path, capsys) -> None:
+    images = sorted((ava / "image").iterdir())
+    rows = [f"{path},{place % 5},g{place // 4}\n" for place, path in enumerate(images)]
+    (tmp_path / "own.csv").write_text("path,score,set\n" + "".join(rows))
+    (tmp_path / "own.yaml").write_text("{class_path: csv, init_args: {group: set}}")
+    words = ("--benchmark", str(tmp_path / "own.yaml"), "--root", str(tmp_path / "own.csv"))
+    kept = ("--predictions", str(tmp_path / "kept"))
+    _, (found,), _ = run(capsys, *words, *kept)
+    assert main(["evaluate", "--scorer", f"{__name__}.Brightness", *words, *kept]) == 0
+    printed = capsys.readouterr().out
+    assert "in groups" in printed
+    assert f"{found['srcc_within']['value']:.4f}" in printed
 
 
 def test_the_real_nano_model_is_measured(ava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

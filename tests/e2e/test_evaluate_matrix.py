@@ -56,6 +56,8 @@ def test_every_scorer_is_measured_on_every_benchmark(downloads, tmp_path, capsys
     ]
     assert results[0]["srcc"]["value"] == pytest.approx(-results[2]["srcc"]["value"])
     assert len({result["fingerprint"] for result in results}) == 2
+    assert main(["evaluate", *map(str, words), *scorers]) == 0
+    assert capsys.readouterr().out.count("minus") == 2  # once for each benchmark, not again the other way round
 
 
 def test_scorers_of_one_command_are_compared_on_the_same_images_and_shown_on_one_page(downloads, tmp_path, capsys):
@@ -317,13 +319,15 @@ def test_a_killed_run_loses_one_part_at_most(many, tmp_path):
     assert asked(log) == before + 600 - already(errors)
 
 
-@pytest.mark.parametrize("where", [(), ("--devices", "cpu,cpu")])
-def test_an_interrupted_run_keeps_every_finished_call(where, many, tmp_path):
+@pytest.mark.parametrize(
+    ("where", "told"), [((), signal.SIGINT), (("--devices", "cpu,cpu"), signal.SIGINT), ((), signal.SIGTERM)]
+)
+def test_an_interrupted_run_keeps_every_finished_call(where, told, many, tmp_path):
     log = tmp_path / "log"
     scorer = ready(tmp_path / "slow.yaml", "Brightness", log=str(log), seconds=0.02)
     process = started(many, tmp_path, scorer, *where)
     asked(log, 28)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(told)
     code, _, errors = finished(process)
     assert code == 130
     assert errors.splitlines()[-1] == "interrupted"

@@ -51,7 +51,7 @@ def weighted_srcc(x: Floats, y: Floats) -> Weighted:
     def statistic(weights: Floats) -> Floats:
         (centred_x, square_x), (centred_y, square_y) = (ties.ranks(weights) for ties in (ranks_x, ranks_y))
         centred_x *= weights
-        found = ratio(np.einsum("bn,bn->b", centred_x, centred_y), np.sqrt(square_x) * np.sqrt(square_y))
+        found = ratio(np.einsum("bn,bn->b", centred_x, centred_y), np.sqrt(square_x * square_y))
         return np.clip(found, -1.0, 1.0)
 
     return statistic
@@ -65,7 +65,7 @@ def weighted_krcc(x: Floats, y: Floats) -> Weighted:
     balance = pair_balance(ties_x.position, ties_y.position)
 
     def statistic(weights: Floats) -> Floats:
-        return ratio(balance(weights), np.sqrt(ties_x.untied_pairs(weights)) * np.sqrt(ties_y.untied_pairs(weights)))
+        return ratio(balance(weights), np.sqrt(ties_x.untied_pairs(weights) * ties_y.untied_pairs(weights)))
 
     return statistic
 
@@ -156,7 +156,7 @@ def _undefined(weights: Floats) -> Floats:
 def _pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
     """Row by row, in two passes. NaN where a row is constant on its support."""
     (dx, square_x), (dy, square_y) = _centred(x, weights), _centred(y, weights)
-    return ratio(np.einsum("bn,bn,bn->b", weights, dx, dy), np.sqrt(square_x) * np.sqrt(square_y))
+    return ratio(np.einsum("bn,bn,bn->b", weights, dx, dy), np.sqrt(square_x * square_y))
 
 
 def _centred(x: Floats, weights: Floats) -> tuple[Floats, Floats]:

@@ -1,6 +1,7 @@
 """`redaes evaluate`: how well a model agrees with people on benchmarks, or with the judges on a dataset's groups."""
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from redaes.evaluation.matrix import Settings
     from redaes.evaluation.rivals import Rival, Wanted
+
+MEASURES = {"plcc": "PLCC", "plcc_logistic": "PLCC\nlogistic", "srcc": "SRCC", "srcc_within": "SRCC\nin groups"}
+"""Those of a line of the table, where they are measured; --format json has all."""
 
 
 def evaluate(
@@ -34,6 +38,7 @@ def evaluate(
     root: list[str] | None = None,
     config: str | None = None,
     all: bool = False,
+    logistic: bool = False,
     predictions: str = "runs/evaluation",
     html: str | None = None,
     format: Literal["table", "json"] = "table",
@@ -65,6 +70,7 @@ def evaluate(
         root: folder of the official download, or one that holds several; of one benchmark among others NAME=FOLDER.
         config: a YAML file of benchmarks and scorers, such as benchmarks/table1.yaml, in addition to those of options.
         all: every benchmark that is found under --root, with the scorers given, or else all of benchmarks/table1.yaml.
+        logistic: measure PLCC also after a logistic curve of four parameters, as papers on image quality do.
         predictions: folder where the answers on benchmarks are kept.
         html: the page to write of the benchmarks evaluated, with every scorer that the folder of predictions has on
             them; without a benchmark of everything in that folder, and nothing is scored.
@@ -89,7 +95,8 @@ def evaluate(
         from redaes.evaluation.processes import device_names
 
         on = tuple(device_names(devices)) if devices else ()
-        settings = Settings(images, samples, batch_size, device, on, shard_of(shard) if shard else (1, 1))
+        part = shard_of(shard) if shard else (1, 1)
+        settings = Settings(images, samples, batch_size, device, on, part, logistic)
         asked = asked_for(benchmark or [], scorer or [], model or [], config, root or [], everything=all)
         return _on_benchmarks(*asked, root or [], Path(predictions), settings, format, html)
     if html:
@@ -158,21 +165,23 @@ def _on_benchmarks(
     from redaes.evaluation.predictions import Predictions
     from redaes.evaluation.rivals import load_all
     from redaes.inference.terminal import with_progress
+    from redaes.pipeline import handling
 
     benchmarks, faults = load_all(wanted, roots, _say)
     alone, results = len(wanted) * len(rivals) == 1, []
-    for found in evaluate_all(benchmarks, rivals, Predictions(folder), settings, _say, with_progress):
-        if isinstance(found, UserError):
-            if alone:
-                raise found
-            _say(str(found))
-            faults += 1
-            continue
-        results.append(found)
-        faults += found["n_unreadable"] + found["n_failed"]
-        if format == "json":
-            printed = {key: value for key, value in found.items() if key != "left_out_ids"}
-            print(json.dumps(printed, allow_nan=False), flush=True)
+    with handling(signal.default_int_handler):  # a scheduler's SIGTERM too: what has been answered is kept
+        for found in evaluate_all(benchmarks, rivals, Predictions(folder), settings, _say, with_progress):
+            if isinstance(found, UserError):
+                if alone:
+                    raise found
+                _say(str(found))
+                faults += 1
+                continue
+            results.append(found)
+            faults += found["n_unreadable"] + found["n_failed"]
+            if format == "json":
+                printed = {key: value for key, value in found.items() if key != "left_out_ids"}
+                print(json.dumps(printed, allow_nan=False), flush=True)
     if format == "table" and results:
         _show(results)
     if html and results:
@@ -231,17 +240,19 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
     from rich.text import Text
 
     counted = ("scored", "drawn", "listed", "missing", "unreadable", "failed", "unparsed")
-    table = Table("benchmark", Column("scorer", overflow="fold"), "PLCC", "SRCC")
+    measures = {name: title for name, title in MEASURES.items() if any(name in row for row in results)}
+    columns = [Column(title, no_wrap=True) for title in measures.values()]
+    table = Table("benchmark", Column("scorer", overflow="fold"), *columns)
     for name in counted:
         table.add_column(name, justify="right")
     for row in results:
         missing = row["n_listed"] - row["n_found"]
         broken = (row["n_unreadable"], row["n_failed"], row["n_unparsed"])
         counts = (row["n_scored"], row["n_drawn"], row["n_listed"], missing, *broken)
-        cells = [_estimate(row[name]) for name in ("plcc", "srcc")]
+        cells = [_estimate(row[name]) if name in row else "" for name in measures]
         names = (Text(f"{row['benchmark']}\n{row['split']}"), Text(row["scorer"]))
         table.add_row(*names, *cells, *(f"{count:,}" for count in counts))
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 104 + 18 * len(measures))
     console.print(table)
     if any(row["differences"] for row in results):
         console.print(_differences(results))
@@ -250,14 +261,17 @@ def _show(results: Sequence[dict[str, Any]]) -> None:
 
 
 def _differences(results: Sequence[dict[str, Any]]) -> "Table":
-    """Each scorer against every other on the same images."""
+    """Each scorer against every other on the same images, once."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table("benchmark", "difference", "PLCC", "SRCC", "images")
     rows = {(row["benchmark"], row["a"], row["b"], row["measure"]): row for r in results for row in r["differences"]}
+    shown = set[tuple[str, frozenset[str]]]()
     for (benchmark, a, b, measure), row in rows.items():
-        if measure == "plcc":
+        pair = (benchmark, frozenset((a, b)))
+        if measure == "plcc" and pair not in shown:
+            shown.add(pair)
             cells = [_estimate(rows[benchmark, a, b, name]) for name in ("plcc", "srcc")]
             table.add_row(benchmark, Text(f"{a}\nminus {b}"), *cells, f"{row['n']:,}")
     return table

@@ -57,9 +57,10 @@ def rank(
         top: show only this many of the best.
         bursts: show only the best of each burst: frames that were taken one after another and look alike.
         gap: seconds between two frames of a burst, at most.
-        xmp: write a rating of 1 to 5 stars for every image into an XMP sidecar beside it, which Lightroom, darktable
-            and digiKam read. The image is not touched, and a rating that a person gave is left alone.
-        xmp_names: full for IMG.jpg.xmp (darktable, digiKam), stem for IMG.xmp (Lightroom), or both.
+        xmp: write a rating of 1 to 5 stars for every image into an XMP sidecar beside it, for photo programs. The image
+            is not touched, and a rating that a person gave is left alone.
+        xmp_names: full for IMG.jpg.xmp (darktable, digiKam), stem for IMG.xmp (Lightroom, which reads it for a raw file
+            of that name), or both.
         stars: absolute: a star for each two points of the score; relative: by place, few with five and few with one.
             With --bursts an image that is not the best of its burst gets one star.
         replace_ratings: also replace ratings that a person gave.

@@ -103,6 +103,7 @@ def result(
     scorer: str,
     fingerprint: str,
     seed: int = 0,
+    logistic: bool = False,
 ) -> dict[str, Any]:
     """Counts and measures of one scorer on one benchmark.
 
@@ -117,6 +118,7 @@ def result(
         scorer: its name, for people.
         fingerprint: of the scorer.
         seed: of the bootstrap.
+        logistic: measure `plcc_logistic` too.
 
     Returns:
         What `redaes evaluate --format json` prints for one line of the table, and in `left_out_ids` the names behind
@@ -127,7 +129,7 @@ def result(
     measured = [item for item in items if answers[item.id].status != "unreadable"]
     predicted = [predicted_share(answers[item.id]) for item in measured]
     truths = [benchmark.normalised(item.mos) for item in measured]
-    measures = measure_benchmark(predicted, truths, groups_of(measured), seed)
+    measures = measure_benchmark(predicted, truths, groups_of(measured), seed, logistic=logistic)
     return {
         "benchmark": benchmark.name,
         "split": benchmark.split,

@@ -175,8 +175,8 @@ def pairwise_accuracy(prediction: "ArrayLike", truth: "ArrayLike", groups: Seque
         A value in [0, 1], 0.5 by chance; NaN without a pair of different truth.
 
     Example:
-        >>> pairwise_accuracy([1, 2, 2], [1, 2, 3])
-        0.8333333333333334
+        >>> round(pairwise_accuracy([1, 2, 2], [1, 2, 3]), 4)
+        0.8333
     """
     statistic = all_pairs_accuracy if groups is None else pairwise_statistic(groups)
     return _value(statistic, prediction, truth)

@@ -34,6 +34,7 @@ class Settings:
         device: where models run; None: their own choice.
         devices: one process on each; empty: this process alone.
         shard: (part, of how many), from 1: only this part of every benchmark is scored here.
+        logistic: measure PLCC also after a logistic curve.
     """
 
     images: int | None = None
@@ -42,6 +43,7 @@ class Settings:
     device: str | None = None
     devices: tuple[str, ...] = ()
     shard: tuple[int, int] = (1, 1)
+    logistic: bool = False
 
 
 def evaluate_all(
@@ -125,7 +127,7 @@ def _evaluate(
         part, parts = settings.shard
         say(f"{benchmark.name}: part {part} of {parts} is done; {awaited} images of other parts are awaited")
         return None
-    found = result(benchmark, chosen, answers, scorer=name, fingerprint=mark)
+    found = result(benchmark, chosen, answers, scorer=name, fingerprint=mark, logistic=settings.logistic)
     found = keep_compared(predictions.folder, benchmark, found)
     write_intervals(predictions.folder, found, image_intervals(benchmark, chosen, answers))
     return found

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -181,7 +181,8 @@ def _write_part(place: Path, rows: Sequence[Answer]) -> None:
             os.fsync(file.fileno())
         temporary.replace(place / name)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # as where a file stands in the folder's place
+            temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {place / name}: {error.strerror or error}") from error
 
 

@@ -174,6 +174,8 @@ def device_names(devices: str) -> list[str]:
     import torch
 
     count, there = int(devices), torch.cuda.device_count()
-    if count < 1 or (there and count > there):
+    if count < 1:
+        raise UserError(f"--devices is {count}; it must be at least 1")
+    if there and count > there:
         raise UserError(f"--devices is {count}; there {'is 1 GPU' if there == 1 else f'are {there} GPUs'}")
     return [f"cuda:{index}" for index in range(count)] if there else ["cpu"] * count

@@ -150,6 +150,8 @@ class Wanted:
         plain = [root for root in roots if "=" not in root]
         root = named.get(self.name) or (plain[0] if len(plain) == 1 and "root" not in settings else None)
         if root is None and "root" not in settings:
+            if len(plain) > 1:
+                raise UserError(f"--root is {' and '.join(plain)}; give one folder, or {self.name}=FOLDER for this one")
             raise UserError(
                 f"where is {self.name}? give --root {self.name}=FOLDER; `redaes evaluate --list` says where to get it"
             )
