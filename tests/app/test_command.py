@@ -1,5 +1,6 @@
 """`redaes app` as it is typed."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -34,20 +35,33 @@ def test_what_is_not_there_is_said_in_one_line(
 
 
 @pytest.mark.slow
-def test_the_page_is_up_until_somebody_presses_ctrl_c(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_page_is_up_until_somebody_ends_it_and_leaves_nothing(
+    end: signal.Signals, run: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("gradio")
     port = free_port()
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
     command = [sys.executable, "-m", "redaes", "app", f"--port={port}", "--run", str(run)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(uploads)},
+    ) as process:
         assert process.stderr is not None
         try:
             line = process.stderr.readline()
             assert line == f"the page is at http://127.0.0.1:{port}/ (Ctrl-C closes it)\n"
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
                 assert answer.status == 200
-            process.send_signal(signal.SIGINT)
+            assert len(list(uploads.iterdir())) == 1
+            process.send_signal(end)
             out, err = process.communicate(timeout=30)
         finally:
             process.kill()
     assert (process.returncode, out, err) == (0, "", "")
-    assert list(tmp_path.iterdir()) == [], "nothing is left where it was started"
+    assert list(tmp_path.rglob("*")) == [uploads], "nothing is left where it was started"

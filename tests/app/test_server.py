@@ -64,6 +64,16 @@ def test_the_page_is_served_with_a_policy_that_keeps_the_browser_here(served: Se
     assert "http" not in POLICY
 
 
+def test_a_page_from_elsewhere_cannot_send_anything_here(served: Served) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\nabc\r\n--x--\r\n'
+    sent = {"method": "POST", "body": form, "Content_Type": "multipart/form-data; boundary=x"}
+    before = sorted(served.uploads.rglob("*"))
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+        assert ask(served, "/gradio_api/upload", Origin=origin, **sent)[0] == 404
+    assert sorted(served.uploads.rglob("*")) == before
+    assert ask(served, "/gradio_api/upload", Origin=served.address.rstrip("/"), **sent)[0] == 200
+
+
 def test_an_upload_is_served_and_no_file_outside_the_uploads_is(served: Served, secret: Path, run: Path) -> None:
     status, answer = upload(served, "fine.txt", SECRET)
     (path,) = json.loads(answer)

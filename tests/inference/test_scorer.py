@@ -119,6 +119,14 @@ def test_other_mistakes_are_one_line_too(nano: Scorer, tmp_path: Path) -> None:
             nano.score(single)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"a batch has shape \(3, 8, 8\).*put a single image in a list"):
         nano.score(torch.zeros(3, 8, 8))
+    for none in (None, 3, {"a": PHOTOGRAPHS[0]}, iter(PHOTOGRAPHS)):
+        with pytest.raises(UserError, match="was given where images are expected: put them in a list"):
+            nano.score(none)  # type: ignore[arg-type]
+    for pair in (PHOTOGRAPHS[:3], PHOTOGRAPHS[0], "ab"):
+        with pytest.raises(UserError, match=r"pair 0 is a .*; it must be two images, in a tuple or list of two"):
+            nano.compare_pairs([pair])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="edit 0 is a Image; it must be an image and an instruction"):
+        nano.predict_edits(PHOTOGRAPHS)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match=r"gone\.png: no such file"):
         nano.score([PHOTOGRAPHS[0], tmp_path / "gone.png"])
     with pytest.raises(ImageError, match="pair 1, image 0: has shape"):
@@ -265,6 +273,9 @@ def test_quantised_weights_still_answer(nano: Scorer, bits: str) -> None:
         ({"dtype": "float8"}, "dtype is 'float8'; it must be one of float32, bfloat16"),
         ({"quantisation": "2bit"}, "quantisation is '2bit'; it must be one of none, 4bit, 8bit"),
         ({"device": "gpu"}, "device is 'gpu'; it must be such as cpu, cuda or cuda:1"),
+        ({"device": "meta"}, "device 'meta' cannot be used here"),
+        ({"device": "mps:9"}, "device 'mps:9' cannot be used here"),
+        ({"seed": -1}, "seed is -1; it must be 0 or more"),
         ({"image_size": 100}, "image_size 100 is not a multiple of 28"),
         ({"model": "/nowhere/model"}, "no checkpoint directory at /nowhere/model"),
     ],

@@ -5,18 +5,22 @@ what the page needs. The browser is told by a content security policy to load fr
 """
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from redaes.app.uploads import MOST_BYTES
 from redaes.errors import UserError
 from redaes.registry import optional
 
 if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+
     from redaes.inference.scorer import Scorer
 
 HOST = "127.0.0.1"
@@ -38,6 +42,8 @@ _FILE = "/gradio_api/file="
 class Guard:
     """What stands before Gradio: requests that the page does not make, and files outside the uploads, end here.
 
+    So do requests of pages from elsewhere: a browser would send their forms here too.
+
     Args:
         app: what is guarded.
         uploads: the only folder whose files are served.
@@ -49,7 +55,7 @@ class Guard:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer 404 or pass on; answers carry the content security policy."""
-        from starlette.datastructures import MutableHeaders
+        from starlette.datastructures import Headers, MutableHeaders
         from starlette.responses import PlainTextResponse
 
         async def with_policy(message: Any) -> None:
@@ -60,7 +66,7 @@ class Guard:
                 headers["Referrer-Policy"] = "no-referrer"
             await send(message)
 
-        if scope["type"] == "http" and not self.lets_through(scope["path"]):
+        if scope["type"] == "http" and not (_from_here(Headers(scope=scope)) and self.lets_through(scope["path"])):
             await PlainTextResponse("Not here.", status_code=404)(scope, receive, with_policy)
         else:
             await self.app(scope, receive, with_policy)
@@ -73,6 +79,12 @@ class Guard:
             except (OSError, ValueError):
                 return False
         return path == "/" or path.startswith(_NEEDED)
+
+
+def _from_here(headers: "Headers") -> bool:
+    """Whether the page itself asks, or a program that is no browser."""
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
 @contextmanager
@@ -140,8 +152,9 @@ def _environment(folder: Path) -> "Iterator[None]":
 
 
 def wait() -> None:
-    """Until somebody presses Ctrl-C."""
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        return
+    """Until somebody presses Ctrl-C, closes the terminal or ends the process: uploads are deleted after each."""
+    ended = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), lambda *_: ended.set())
+    ended.wait()

@@ -17,7 +17,7 @@ def app(
     """Serve a web page on 127.0.0.1: score and rank photographs, compare two, ask what would help one.
 
     With --data and --run it also browses a dataset and shows a run's curves and completions. Nothing leaves this
-    computer; what was uploaded is deleted when the page is closed with Ctrl-C.
+    computer; what was uploaded is deleted when the page is closed.
 
     Args:
         model: a trained checkpoint folder, or 'nano', the small model that comes with the package.

@@ -54,7 +54,7 @@ def listed(images: Images) -> Sequence[ImageLike]:
     """Several images, one by one: a sequence of them, or a batch as an array (N, H, W, C) or a tensor (N, C, H, W).
 
     Raises:
-        UserError: a single image.
+        UserError: a single image, or something else than images.
     """
     from PIL.Image import Image
 
@@ -62,7 +62,9 @@ def listed(images: Images) -> Sequence[ImageLike]:
         raise UserError("one image was given where several are expected: put it in a list")
     if isinstance(images, Sequence):
         return images
-    shape = images.shape
+    shape = getattr(images, "shape", None)
+    if shape is None:
+        raise UserError(f"a {type(images).__name__} was given where images are expected: put them in a list")
     if len(shape) != 4:
         raise UserError(
             f"a batch has shape {tuple(shape)}; it must be (N, H, W, C) of an array or (N, C, H, W) of a tensor; "

@@ -93,6 +93,8 @@ class Scorer:
         for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens), ("samples", samples)):
             if value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
+        if seed < 0:
+            raise UserError(f"seed is {seed}; it must be 0 or more")
         if not temperature > 0:
             raise UserError(f"temperature is {temperature}; it must be above 0 (a single sample is greedy)")
         self.batch_size = batch_size
@@ -178,13 +180,15 @@ class Scorer:
 
         Returns:
             One `Difference` per pair, in [-10, 10]; `disagreement` says how far apart the two orders were, and the
-            value is None where either could not be parsed.
+            value is None where either could not be parsed. The words are those of the given order.
 
         Raises:
             ImageError: as of `score`; the first image of pair 0 is called "pair 0, image 0".
+            UserError: something else than pairs of images.
         """
         asked: list[Asked] = []
-        for number, (first, second) in enumerate(pairs):
+        for number, pair in enumerate(pairs):
+            first, second = _two(pair, f"pair {number}", "two images")
             before, after = (f"pair {number}, image 0", first), (f"pair {number}, image 1", second)
             asked += [([before, after], render("compare")), ([after, before], render("compare"))]
         answers = self._answers(asked, together=2)
@@ -205,10 +209,12 @@ class Scorer:
 
         Raises:
             ImageError: as of `score`; the image of edit 0 is called "edit 0".
-            UserError: an instruction that is no text, is blank or holds the model's image placeholder.
+            UserError: something else than images with instructions; an instruction that is no text, is blank or holds
+                the model's image placeholder.
         """
         asked: list[Asked] = []
-        for number, (image, instruction) in enumerate(edits):
+        for number, edit in enumerate(edits):
+            image, instruction = _two(edit, f"edit {number}", "an image and an instruction")
             if not isinstance(instruction, str) or not instruction.strip():
                 raise UserError(f"the instruction of edit {number} is {instruction!r}; it must say what to do")
             asked.append(([(f"edit {number}", image)], render("predict_edit", instruction)))
@@ -313,11 +319,25 @@ def _in_both_orders(texts: Sequence[str], swapped_texts: Sequence[str]) -> Diffe
     )
 
 
+def _two(item: Any, name: str, what: str) -> tuple[Any, Any]:
+    if not isinstance(item, Sequence) or isinstance(item, str) or len(item) != 2:
+        raise UserError(f"{name} is a {type(item).__name__}; it must be {what}, in a tuple or list of two")
+    return item[0], item[1]
+
+
 def _device(name: str | None) -> torch.device:
     try:
-        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise UserError(f"device is {name!r}; it must be such as cpu, cuda or cuda:1") from error
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second: torch was built without CUDA
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"device {name!r} cannot be used here ({reason}); leave it out to take what there is"
+        ) from error
+    return device
 
 
 def _one_of(name: str, value: Any, literal: Any) -> Any:
