@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageEnhance, ImageFilter
 
 from redaes.data.images import list_images
+from redaes.errors import UserError
 from redaes.inference.bursts import find_bursts
 from redaes.inference.listing import fingerprint, load_scorer, score_files
 from redaes.inference.xmp import sidecars, stars, write_rating
@@ -44,7 +45,7 @@ def put(photograph: Path, target: Path, link: bool) -> None:
     else:
         shutil.copy2(photograph, target)
     for sidecar, beside in zip(sidecars(photograph), sidecars(target), strict=True):
-        if sidecar.exists():
+        if sidecar.is_file():
             shutil.copy2(sidecar, beside)
 
 
@@ -90,7 +91,10 @@ def main() -> None:
     best = {burst[0] for burst in bursts}
     for path in sorted(scores, key=lambda path: (path in best, scores[path])):  # the better of two that share one wins
         for sidecar in sidecars(path):
-            write_rating(sidecar, stars(scores[path]) if path in best else 1, scores[path], mark)
+            try:
+                write_rating(sidecar, stars(scores[path]) if path in best else 1, scores[path], mark)
+            except UserError as error:  # somebody else's file of that name
+                print(error)
 
     for place, burst in enumerate(bursts, 1):
         kept = options.top is None or place <= options.top

@@ -114,6 +114,19 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_is_made(folder
     assert refused.stderr.strip() == "error: cannot write --html no/where.html: the folder no does not exist"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_a_name_that_is_not_utf8_is_written_with_escapes(folder: Path) -> None:
+    name = os.fsdecode(b"d\xff.png")
+    (folder / name).write_bytes((folder / "dark.png").read_bytes())
+    words = ["--apply", "procedural", "--format", "json", "--html", "advice.html"]
+    result = redaes("advise", name, *words, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["image"] == r"d\xff.png"
+    assert told["improved"] == r"advice/d\xff-improved.jpg"
+    assert r"d\xff.png" in (folder / "advice.html").read_text()
+
+
 def test_what_does_not_help_is_not_kept(folder: Path) -> None:
     words = ["--apply", "procedural", "--min_gain", 9, "--tries", 2, "--output", "none"]
     result = redaes("advise", "light.png", *words, cwd=folder)

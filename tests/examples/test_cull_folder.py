@@ -50,9 +50,11 @@ def test_a_persons_rating_stays_and_what_is_no_photograph_is_named(tmp_path: Pat
     (shoot / "notes").mkdir()
     shutil.copy(shoot / "IMG_0001.jpg", shoot / "notes" / "copy.jpg")
     (shoot / "broken.jpg").write_bytes(b"no image")
+    (shoot / "IMG_0003.xmp").write_text("not XML")
     done = example("cull_folder.py", "shoot", "linked", "--link", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "broken.jpg: is not an image" in done.stdout
+    assert "IMG_0003.xmp is no XMP file" in done.stdout
     assert rating(given) == "4"
     keepers = list_images([str(tmp_path / "linked")])
     assert all(path.stat().st_nlink == 2 for path in keepers), "they take no room"

@@ -67,7 +67,7 @@ def advise(
     from redaes.data.images import open_image
     from redaes.inference import EditPredictorProtocol
     from redaes.inference.advice import advise as predict
-    from redaes.inference.listing import load_scorer
+    from redaes.inference.listing import display_path, load_scorer
     from redaes.presets import read_plugin
     from redaes.registry import create
 
@@ -93,7 +93,8 @@ def advise(
     attempts: list[Attempt] = []
     if editor is not None:
         attempts = _follow(photograph, loaded, editor, propose, rounds, tries, min_gain, seed)
-    document = _document(image, model, advice, attempts)
+    name = display_path(Path(image))
+    document = _document(name, model, advice, attempts)
     if editor is not None:
         document |= _save(Path(output), Path(image), photograph, attempts)
     if format == "json":
@@ -101,7 +102,7 @@ def advise(
     else:
         _show(shown)
     if html is not None:
-        _write_page(Path(html), image, model, photograph, shown, attempts)
+        _write_page(Path(html), name, model, photograph, shown, attempts)
     return int(not shown)
 
 
@@ -165,6 +166,7 @@ def _document(image: str, model: str, advice: "Sequence[Advice]", attempts: "Seq
 
 def _save(folder: Path, source: Path, photograph: "Image", attempts: "Sequence[Attempt]") -> dict[str, Any]:
     """The improved photograph and the strip, if any edit was kept; their paths, by name."""
+    from redaes.inference.listing import display_path
     from redaes.inference.strip import strip
 
     kept = [attempt for attempt in attempts if attempt.kept and attempt.edited is not None]
@@ -179,8 +181,9 @@ def _save(folder: Path, source: Path, photograph: "Image", attempts: "Sequence[A
         strip([(photograph, "before"), *edited]).save(drawn, quality=90)
     except OSError as error:
         raise UserError(f"cannot write into --output {folder}: {error.strerror or error}") from error
-    print(f"wrote {improved} and {drawn}", file=sys.stderr)
-    return {"improved": str(improved), "strip": str(drawn)}
+    names = {"improved": display_path(improved), "strip": display_path(drawn)}
+    print("wrote {improved} and {strip}".format_map(names), file=sys.stderr)
+    return names
 
 
 def _caption(attempt: "Attempt") -> str:
