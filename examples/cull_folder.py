@@ -22,7 +22,7 @@ from redaes.data.images import list_images
 from redaes.errors import UserError
 from redaes.inference.bursts import find_bursts
 from redaes.inference.listing import fingerprint, load_scorer, score_files
-from redaes.inference.xmp import sidecars, stars, write_rating
+from redaes.inference.xmp import rated_by_person, sidecars, stars, write_rating
 from redaes.sources.skimage_photos import SkimagePhotos
 
 
@@ -90,6 +90,8 @@ def main() -> None:
 
     best = {burst[0] for burst in bursts}
     for path in sorted(scores, key=lambda path: (path in best, scores[path])):  # the better of two that share one wins
+        if any(map(rated_by_person, sidecars(path))):
+            continue
         for sidecar in sidecars(path):
             try:
                 write_rating(sidecar, stars(scores[path]) if path in best else 1, scores[path], mark)

@@ -245,9 +245,13 @@ def test_a_burst_is_ranked_by_its_best_and_stars_lie_beside_the_photographs(tmp_
         Image.fromarray(pattern + np.uint8(level)).save(tmp_path / f"{name}.png")
     Image.fromarray(pattern.T[::-1] + np.uint8(135)).save(tmp_path / "b.png")
     (tmp_path / "b.xmp").write_text("no xmp")
+    (tmp_path / "a3.xmp").write_text(
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="4"/></rdf:RDF>'
+    )
     arguments = ["rank", tmp_path, "--scorer", "third_party.Brightness", "--bursts", "--xmp", "--stars", "relative"]
     result = redaes(*arguments, "--format", "jsonl", "--html", tmp_path / "page.html", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, "a sidecar is no XMP file"
     rows = rows_of(result)
     assert list(rows) == ["b.png", "a2.png"]
     assert [(row["rank"], row["burst"], row["best"], row["stars"]) for row in rows.values()] == [
@@ -256,9 +260,9 @@ def test_a_burst_is_ranked_by_its_best_and_stars_lie_beside_the_photographs(tmp_
     ]
     assert "4 images, 1 bursts of two and more" in result.stderr
     assert "b.xmp is no XMP file" in result.stderr
-    assert "rated 4 images in 7 sidecars" in result.stderr
+    assert "rated 3 images in 5 sidecars; 1 that a person had rated are left alone" in result.stderr
     stars = {path.name: path.read_text().partition('xmp:Rating="')[2][:1] for path in tmp_path.glob("*.png.xmp")}
-    assert stars == {"a1.png.xmp": "1", "a2.png.xmp": "3", "a3.png.xmp": "1", "b.png.xmp": "5"}
+    assert stars == {"a1.png.xmp": "1", "a2.png.xmp": "3", "b.png.xmp": "5"}
     page = (tmp_path / "page.html").read_text()
     assert "The best of a burst of 3" in page
     assert page.count("</span>\n<span><img") == 1, "two small pictures, each with its score"

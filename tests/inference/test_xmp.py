@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redaes.errors import UserError
-from redaes.inference.xmp import sidecars, stars, stars_by_rank, write_rating
+from redaes.inference.xmp import rated_by_person, sidecars, stars, stars_by_rank, write_rating
 
 RATING = "{http://ns.adobe.com/xap/1.0/}Rating"
 DARKTABLE = """<?xml version="1.0" encoding="UTF-8"?>
@@ -63,6 +63,7 @@ def test_a_new_sidecar_holds_rating_and_score(tmp_path: Path) -> None:
 def test_our_own_rating_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.xmp"
     write_rating(path, 4, 6.4, "m")
+    assert not rated_by_person(path)
     assert write_rating(path, 2, 3.1, "m")
     assert rating(path) == ["2"]
 
@@ -71,6 +72,7 @@ def test_a_rating_that_a_person_changed_afterwards_is_left_alone(tmp_path: Path)
     path = tmp_path / "a.xmp"
     write_rating(path, 4, 6.4, "m")
     path.write_text(path.read_text().replace('xmp:Rating="4"', 'xmp:Rating="5"'))
+    assert rated_by_person(path)
     assert not write_rating(path, 2, 3.1, "m")
     assert rating(path) == ["5"]
 

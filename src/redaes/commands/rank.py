@@ -12,7 +12,7 @@ from redaes.data.images import list_images
 from redaes.errors import UserError
 from redaes.inference.listing import Row, display_path, header, printable, to_line
 from redaes.inference.terminal import print_table, report_errors, score_with_progress
-from redaes.inference.xmp import SidecarNames, sidecars, stars_by_rank, write_rating
+from redaes.inference.xmp import SidecarNames, rated_by_person, sidecars, stars_by_rank, write_rating
 from redaes.inference.xmp import stars as stars_by_score
 
 
@@ -96,7 +96,7 @@ def rank(
     else:
         sys.stdout.write(header(format, RankedRow) + "".join(to_line(row, format) for row in best))
     if xmp:
-        _write_ratings(placed, files, xmp_names, replace_ratings)
+        failed |= _write_ratings(placed, files, xmp_names, replace_ratings)
     if html is not None:
         others = {row.path: [o for o in placed if o.burst == row.burst and not o.best] for row in best if bursts}
         write_contact_sheet(Path(html), paths, best, rows, files, ranked=True, others=others)
@@ -145,20 +145,28 @@ def _columns(shown: Sequence[RankedRow], placed: Sequence[RankedRow], bursts: bo
     return columns
 
 
-def _write_ratings(rows: Sequence[RankedRow], files: Sequence[Path], names: SidecarNames, replace: bool) -> None:
-    """A sidecar for every scored image; where two images share one, it says what the better is worth."""
+def _write_ratings(rows: Sequence[RankedRow], files: Sequence[Path], names: SidecarNames, replace: bool) -> bool:
+    """Rate every scored image that no person has rated; tells whether a sidecar could not be written.
+
+    Where two images share a sidecar, it says what the better is worth.
+    """
     by_name = {display_path(path): path for path in files}
     written: set[Path] = set()
-    kept, wrong = 0, 0
+    kept = wrong = 0
     for row in rows:
-        for sidecar in sidecars(by_name[row.path], names):
+        image = by_name[row.path]
+        if not replace and any(map(rated_by_person, sidecars(image))):
+            kept += 1
+            continue
+        for sidecar in sidecars(image, names):
             if sidecar in written:
                 continue
             written.add(sidecar)
             try:
-                kept += not write_rating(sidecar, row.stars, row.score or 0.0, row.model, replace=replace)
+                write_rating(sidecar, row.stars, row.score or 0.0, row.model, replace=replace)
             except UserError as error:
                 wrong += 1
                 print(printable(str(error)), file=sys.stderr)
-    left = f", {kept} with a person's rating left alone" if kept else ""
-    print(f"rated {len(rows)} images in {len(written) - kept - wrong} sidecars{left}", file=sys.stderr)
+    left = f"; {kept} that a person had rated are left alone" if kept else ""
+    print(f"rated {len(rows) - kept} images in {len(written) - wrong} sidecars{left}", file=sys.stderr)
+    return wrong > 0

@@ -67,6 +67,14 @@ def sidecars(image: Path, names: SidecarNames = "both") -> list[Path]:
     return {"both": [full, stem], "full": [full], "stem": [stem]}[names]
 
 
+def rated_by_person(sidecar: Path) -> bool:
+    """Whether a sidecar holds a rating that is not ours; no, where there is no sidecar or it is no XMP file."""
+    try:
+        return sidecar.exists() and _persons_rating(_descriptions(_read(sidecar)))
+    except UserError:
+        return False
+
+
 def write_rating(sidecar: Path, rating: int, score: float, model: str, *, replace: bool = False) -> bool:
     """Put a rating into a sidecar, which is made if there is none.
 
@@ -87,8 +95,7 @@ def write_rating(sidecar: Path, rating: int, score: float, model: str, *, replac
     described = _descriptions(document)
     if not described:
         raise UserError(f"{sidecar} is no XMP file: it describes nothing; move it away")
-    present = _value(described, _XMP, "Rating")
-    if not replace and present not in ("", "0", _value(described, _REDAES, "Stars")):
+    if not replace and _persons_rating(described):
         return False
     for one in described:
         _remove(one, _XMP, "Rating")
@@ -120,6 +127,10 @@ def _read(sidecar: Path) -> "Document":
 def _descriptions(document: "Document") -> "Sequence[Element]":
     found: Sequence[Element] = document.getElementsByTagNameNS(_RDF, "Description")
     return [one for one in found if one.parentNode is not None and one.parentNode.localName == "RDF"]
+
+
+def _persons_rating(described: "Sequence[Element]") -> bool:
+    return _value(described, _XMP, "Rating") not in ("", "0", _value(described, _REDAES, "Stars"))
 
 
 def _value(described: "Sequence[Element]", namespace: str, name: str) -> str:
