@@ -242,6 +242,7 @@ class Course:
         tries: by role and plug-in, failed ones included.
         busy: seconds that its calls took, by endpoint; over `seconds` it is how many were in flight on average.
         sources: worked on; `incomplete` of them were given up.
+        images: made.
     """
 
     seconds: float = 0.0
@@ -249,6 +250,7 @@ class Course:
     busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     sources: int = 0
     incomplete: int = 0
+    images: int = 0
 
     @property
     def calls(self) -> Counter[str]:
@@ -368,6 +370,7 @@ class Simulation:
             self.course.tries[asked] += 1
             self.course.busy[line.endpoint] += attempt.seconds
             if attempt.ended == "ok":
+                self.course.images += line.role == "edit"
                 return True
             failed[attempt.ended] += 1
             if transient:

@@ -18,6 +18,7 @@ error of their wall time, of the whole command, and of their calls.
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import sys
@@ -45,6 +46,7 @@ from redaes.engine.expectation import Rates  # noqa: E402
 from redaes.engine.ledger import Ledger  # noqa: E402
 from redaes.engine.plan import Job, plan_jobs  # noqa: E402
 from redaes.engine.stages import Crew  # noqa: E402
+from redaes.errors import UserError  # noqa: E402
 from redaes.presets import resolve_config  # noqa: E402
 from redaes.registry import create  # noqa: E402
 from redaes.sources import Photograph  # noqa: E402
@@ -105,16 +107,16 @@ def predict(
     costs = [
         None if s.cost is None else n * s.cost / s.calls for (key, n) in course.tries.items() for s in [spent[key]]
     ]
-    kept = course.calls["edit"] + len(sample)
+    images = course.images + len(sample)
     return Prediction(
         seconds=seconds + tempo.fixed,
         sources=len(jobs),
         calls={role: round(count * growth) for role, count in sorted(course.calls.items())},
-        in_flight={name: round(busy / course.seconds, 1) for name, busy in sorted(course.busy.items())},
+        in_flight={name: round(busy * growth / seconds, 1) for name, busy in sorted(course.busy.items())},
         questions_expected=round(expected.lazy.calls if config.mode == "lazy" else expected.eager.calls),
         cost=None if None in costs else growth * sum(c for c in costs if c is not None),
         ledger_bytes=round(course.calls.total() * growth * pilot.row_bytes) if pilot else None,
-        image_bytes=round(kept * growth * pilot.image_bytes) if pilot else None,
+        image_bytes=round(images * growth * pilot.image_bytes) if pilot else None,
     )
 
 
@@ -243,11 +245,15 @@ def main() -> int:
     """Predict, or check predictions; 0 if those are within 10 %."""
     options = _read_options()
     if options.check:
+        logging.disable(logging.WARNING)  # nobody has a price for the models on loopback
         with tempfile.TemporaryDirectory() as folder:
             found = check(Path(folder))
         print(json.dumps(found, indent=None if options.json else 1))
         return 0 if found["error_fraction"] <= 0.10 else 1
-    config = load_config(resolve_config(options.config), options.set)
+    try:
+        config = load_config(resolve_config(options.config), options.set)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     if options.photographs:
         photographs: Sequence[Photograph] = [Photograph(str(k), "") for k in range(options.photographs)]
     else:
