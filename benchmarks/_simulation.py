@@ -378,7 +378,7 @@ class Simulation:
         return False
 
 
-Process = Generator[Request | float, None, bool | None]
+Process = Generator[Request | float, None, Any]
 
 
 def _lines(config: EngineConfig, crew: Crew) -> dict[Asked, Line]:

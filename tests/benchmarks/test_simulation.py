@@ -11,7 +11,6 @@ from redaes.engine.plan import plan_jobs
 from redaes.engine.stages import Crew
 from redaes.registry import create
 
-
 PROMPT = (Attempt(1.0),)
 
 
