@@ -4,7 +4,8 @@ Nothing of the engine is written a second time. The walk through a source is `re
 whose answers are drawn by chance; who may ask when is `redaes.engine.limits.Admission`, which is told the time; waits
 between tries are `redaes.engine.calling.backoff`; the plan, the workers and the lines are those of a build. Simulated
 are only the answers, how long they take, and the clock. Not simulated: the time that computing takes where processor,
-disk or network are the limit, and that an endpoint may answer more slowly the more it is asked.
+disk or network are the limit, that an endpoint may answer more slowly the more it is asked, and that models in the
+engine's own process answer one at a time: give those `in_flight: 1`.
 """
 
 import random

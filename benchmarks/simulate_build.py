@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import json
 import logging
+import math
 import os
 import random
 import sys
@@ -63,6 +64,7 @@ class Prediction(NamedTuple):
     calls: dict[str, int]
     in_flight: dict[str, float]
     questions_expected: int
+    tokens: int
     cost: float | None
     ledger_bytes: int | None
     image_bytes: int | None
@@ -86,10 +88,8 @@ def predict(
     outcomes = Outcomes.expected(rates, len(crew.judges))
     if pilot:
         outcomes = Outcomes.seen(pilot.edits, outcomes, len(crew.verifiers))
-        unanimous = 1.0
-        for chance in outcomes.better:
-            unanimous *= chance
-        rates = Rates(outcomes.edit_success, unanimous ** (1 / len(crew.judges)), outcomes.settled)
+        alike = math.prod(outcomes.better) ** (1 / len(crew.judges))
+        rates = Rates(outcomes.edit_success, alike, outcomes.settled)
     expected = estimate(config, jobs, rates, Talk(), seen)
     spent = {(row.role, row.plugin): row.lazy if config.mode == "lazy" else row.eager for row in expected.rows}
     tokens = {key: (s.input_tokens + s.output_tokens) / s.calls for key, s in spent.items() if s.calls}
@@ -104,9 +104,8 @@ def predict(
         half = sample[::2]
         slope = (seconds - simulated(half).seconds) / (len(sample) - len(half))
         seconds += slope * (len(jobs) - len(sample))
-    costs = [
-        None if s.cost is None else n * s.cost / s.calls for (key, n) in course.tries.items() for s in [spent[key]]
-    ]
+    each = {key: None if s.cost is None else s.cost / s.calls for key, s in spent.items() if s.calls}
+    costs = [None if (cost := each[key]) is None else n * cost for key, n in course.tries.items()]
     images = course.images + len(sample)
     return Prediction(
         seconds=seconds + tempo.fixed,
@@ -114,6 +113,7 @@ def predict(
         calls={role: round(count * growth) for role, count in sorted(course.calls.items())},
         in_flight={name: round(busy * growth / seconds, 1) for name, busy in sorted(course.busy.items())},
         questions_expected=round(expected.lazy.calls if config.mode == "lazy" else expected.eager.calls),
+        tokens=round(growth * sum(n * tokens[key] for key, n in course.tries.items())),
         cost=None if None in costs else growth * sum(c for c in costs if c is not None),
         ledger_bytes=round(course.calls.total() * growth * pilot.row_bytes) if pilot else None,
         image_bytes=round(images * growth * pilot.image_bytes) if pilot else None,
