@@ -4,7 +4,8 @@ Nothing of the engine is written a second time. The walk through a source is `re
 whose answers are drawn by chance; who may ask when is `redaes.engine.limits.Admission`, which is told the time; waits
 between tries are `redaes.engine.calling.backoff`; the plan, the workers and the lines are those of a build. Simulated
 are only the answers, how long they take, and the clock. Not simulated: the time that computing takes where processor,
-disk or network are the limit, and that an endpoint may answer more slowly the more it is asked.
+disk or network are the limit, that an endpoint may answer more slowly the more it is asked, and that models in the
+engine's own process answer one at a time: give those `in_flight: 1`.
 """
 
 import random
@@ -242,6 +243,7 @@ class Course:
         tries: by role and plug-in, failed ones included.
         busy: seconds that its calls took, by endpoint; over `seconds` it is how many were in flight on average.
         sources: worked on; `incomplete` of them were given up.
+        images: made.
     """
 
     seconds: float = 0.0
@@ -249,6 +251,7 @@ class Course:
     busy: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     sources: int = 0
     incomplete: int = 0
+    images: int = 0
 
     @property
     def calls(self) -> Counter[str]:
@@ -368,6 +371,7 @@ class Simulation:
             self.course.tries[asked] += 1
             self.course.busy[line.endpoint] += attempt.seconds
             if attempt.ended == "ok":
+                self.course.images += line.role == "edit"
                 return True
             failed[attempt.ended] += 1
             if transient:
@@ -375,7 +379,7 @@ class Simulation:
         return False
 
 
-Process = Generator[Request | float, None, bool | None]
+Process = Generator[Request | float, None, Any]
 
 
 def _lines(config: EngineConfig, crew: Crew) -> dict[Asked, Line]:

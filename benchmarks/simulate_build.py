@@ -18,6 +18,8 @@ error of their wall time, of the whole command, and of their calls.
 import argparse
 import asyncio
 import json
+import logging
+import math
 import os
 import random
 import sys
@@ -45,6 +47,7 @@ from redaes.engine.expectation import Rates  # noqa: E402
 from redaes.engine.ledger import Ledger  # noqa: E402
 from redaes.engine.plan import Job, plan_jobs  # noqa: E402
 from redaes.engine.stages import Crew  # noqa: E402
+from redaes.errors import UserError  # noqa: E402
 from redaes.presets import resolve_config  # noqa: E402
 from redaes.registry import create  # noqa: E402
 from redaes.sources import Photograph  # noqa: E402
@@ -61,6 +64,7 @@ class Prediction(NamedTuple):
     calls: dict[str, int]
     in_flight: dict[str, float]
     questions_expected: int
+    tokens: int
     cost: float | None
     ledger_bytes: int | None
     image_bytes: int | None
@@ -84,10 +88,8 @@ def predict(
     outcomes = Outcomes.expected(rates, len(crew.judges))
     if pilot:
         outcomes = Outcomes.seen(pilot.edits, outcomes, len(crew.verifiers))
-        unanimous = 1.0
-        for chance in outcomes.better:
-            unanimous *= chance
-        rates = Rates(outcomes.edit_success, unanimous ** (1 / len(crew.judges)), outcomes.settled)
+        alike = math.prod(outcomes.better) ** (1 / len(crew.judges))
+        rates = Rates(outcomes.edit_success, alike, outcomes.settled)
     expected = estimate(config, jobs, rates, Talk(), seen)
     spent = {(row.role, row.plugin): row.lazy if config.mode == "lazy" else row.eager for row in expected.rows}
     tokens = {key: (s.input_tokens + s.output_tokens) / s.calls for key, s in spent.items() if s.calls}
@@ -102,19 +104,19 @@ def predict(
         half = sample[::2]
         slope = (seconds - simulated(half).seconds) / (len(sample) - len(half))
         seconds += slope * (len(jobs) - len(sample))
-    costs = [
-        None if s.cost is None else n * s.cost / s.calls for (key, n) in course.tries.items() for s in [spent[key]]
-    ]
-    kept = course.calls["edit"] + len(sample)
+    each = {key: None if s.cost is None else s.cost / s.calls for key, s in spent.items() if s.calls}
+    costs = [None if (cost := each[key]) is None else n * cost for key, n in course.tries.items()]
+    images = course.images + len(sample)
     return Prediction(
         seconds=seconds + tempo.fixed,
         sources=len(jobs),
         calls={role: round(count * growth) for role, count in sorted(course.calls.items())},
-        in_flight={name: round(busy / course.seconds, 1) for name, busy in sorted(course.busy.items())},
+        in_flight={name: round(busy * growth / seconds, 1) for name, busy in sorted(course.busy.items())},
         questions_expected=round(expected.lazy.calls if config.mode == "lazy" else expected.eager.calls),
+        tokens=round(growth * sum(n * tokens[key] for key, n in course.tries.items())),
         cost=None if None in costs else growth * sum(c for c in costs if c is not None),
         ledger_bytes=round(course.calls.total() * growth * pilot.row_bytes) if pilot else None,
-        image_bytes=round(kept * growth * pilot.image_bytes) if pilot else None,
+        image_bytes=round(images * growth * pilot.image_bytes) if pilot else None,
     )
 
 
@@ -243,11 +245,15 @@ def main() -> int:
     """Predict, or check predictions; 0 if those are within 10 %."""
     options = _read_options()
     if options.check:
+        logging.disable(logging.WARNING)  # nobody has a price for the models on loopback
         with tempfile.TemporaryDirectory() as folder:
             found = check(Path(folder))
         print(json.dumps(found, indent=None if options.json else 1))
         return 0 if found["error_fraction"] <= 0.10 else 1
-    config = load_config(resolve_config(options.config), options.set)
+    try:
+        config = load_config(resolve_config(options.config), options.set)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     if options.photographs:
         photographs: Sequence[Photograph] = [Photograph(str(k), "") for k in range(options.photographs)]
     else:

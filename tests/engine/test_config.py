@@ -27,6 +27,7 @@ def path(tmp_path):
     [
         ("sources.trian=5", "unknown key 'sources.trian' (did you mean 'sources.train'?"),
         ("sources.faults.shar=1", "unknown key 'sources.faults.shar' (did you mean 'sources.faults.share'?"),
+        ("flow.limits.qwen2.5-vl.in_flight=1", "unknown key 'flow.limits.qwen2.5-vl' (did you mean"),
         ("edtors=[]", "unknown key 'edtors' (did you mean 'editors'?"),
         ("verification.threshold=11", "verification.threshold: Input should be less than or equal to 10 (got 11)"),
         ("sources.train=many", "sources.train: Input should be a valid integer"),
