@@ -232,7 +232,7 @@ def test_a_call_that_waits_for_its_next_try_is_in_nobodys_way(ledger):
 
 
 def test_a_dead_endpoint_is_left_alone_and_tried_by_one_call_at_a_time(ledger):
-    judge = Judge(*[Transient("503")] * 8)
+    judge = Judge(*[Transient("503")] * 8, seconds=0.3)  # all six are asked before the first has failed
     settings = flow(retries={"breaker_failures": 6, "breaker_seconds": 0.4})
     calls = Calls(ledger, settings)
     assert ask_all(calls, judge, 6) == [7.0] * 6
