@@ -183,12 +183,12 @@ def totals(ledger: Path) -> list[Total]:
         return opened.totals()
 
 
-def check(folder: Path) -> dict[str, Any]:
+def check(folder: Path, seed: int) -> dict[str, Any]:
     """A pilot, the predictions, the builds."""
     with servers():
-        pilot, _ = built(folder / "pilot", small(PILOT[0], PILOT[1], seed=1))
+        pilot, _ = built(folder / "pilot", small(PILOT[0], PILOT[1], seed))
         seen = totals(folder / "pilot" / "out.ledger")
-        configs = {name: small(*of, seed=k) for k, (name, of) in enumerate(BUILDS.items(), start=2)}
+        configs = {name: small(*of, k) for k, (name, of) in enumerate(BUILDS.items(), start=seed + 1)}
         predictions = {}
         for name, config in configs.items():
             write_config(folder / name, config)
@@ -230,6 +230,7 @@ def _beside(predicted: Prediction, found: Pilot, seconds: float) -> dict[str, An
 def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--seed", type=int, default=1, help="of the check: other sources, other answers")
     parser.add_argument("--config", default="paper/data.yaml")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="as for `redaes data build`")
     parser.add_argument("--photographs", type=int, help="instead of those the source holds")
@@ -247,7 +248,7 @@ def main() -> int:
     if options.check:
         logging.disable(logging.WARNING)  # nobody has a price for the models on loopback
         with tempfile.TemporaryDirectory() as folder:
-            found = check(Path(folder))
+            found = check(Path(folder), options.seed)
         print(json.dumps(found, indent=None if options.json else 1))
         return 0 if found["error_fraction"] <= 0.10 else 1
     try:
