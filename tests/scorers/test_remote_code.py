@@ -1,5 +1,6 @@
 """Checkpoints with code of their own: none runs unless it is asked for, and then it is asked as its authors ask."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +19,13 @@ PHOTOS = [Image.new("RGB", (60, 40), colour) for colour in ("black", "orange", "
 
 @pytest.fixture(scope="module", autouse=True)
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where transformers copies a checkpoint's code to."""
+    """Where transformers copies a checkpoint's code to; one that it used before in this process is forgotten."""
+    folder = str(tmp_path_factory.mktemp("modules"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", folder)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+            patch.delitem(sys.modules, name)
+        patch.syspath_prepend(folder)
         yield
 
 
