@@ -226,29 +226,22 @@ def _write_page(
     advice: "Sequence[Advice]",
     attempts: "Sequence[Attempt]",
 ) -> None:
-    from redaes.data.manifest import write_atomically
-    from redaes.evaluation.html import render, script, thumbnail
+    from redaes.evaluation.html import render, script, thumbnail, write_page
 
-    text, policy = script("slider.js")
+    slider, policy = script("slider.js")
     kept = [attempt for attempt in attempts if attempt.kept and attempt.edited is not None]
     most = max((abs(one.predicted.value or 0.0) for one in advice), default=0.0) or 1.0
-    try:
-        write_atomically(
-            page,
-            render(
-                "advice.html",
-                image=image,
-                model=model,
-                before=thumbnail(photograph, 1200),
-                after=thumbnail(kept[-1].edited, 1200) if kept and kept[-1].edited is not None else "",
-                advice=advice,
-                most=most,
-                attempts=[(a, outcome(a), thumbnail(a.edited) if a.edited is not None else "") for a in attempts],
-                kept=len(kept),
-                script=text,
-                policy=policy,
-            ),
-        )
-    except OSError as error:
-        raise UserError(f"cannot write --html {page}: {error.strerror or error}") from error
-    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
+    text = render(
+        "advice.html",
+        image=image,
+        model=model,
+        before=thumbnail(photograph, 1200),
+        after=thumbnail(kept[-1].edited, 1200) if kept and kept[-1].edited is not None else "",
+        advice=advice,
+        most=most,
+        attempts=[(a, outcome(a), thumbnail(a.edited) if a.edited is not None else "") for a in attempts],
+        kept=len(kept),
+        script=slider,
+        policy=policy,
+    )
+    write_page(page, text)

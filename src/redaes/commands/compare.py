@@ -128,21 +128,17 @@ def _as_json(names: tuple[str, str], found: Difference, model: str) -> str:
 
 
 def _write_page(page: Path, names: tuple[str, str], images: "list[Image]", found: Difference, model: str) -> None:
-    from redaes.data.manifest import write_atomically
-    from redaes.evaluation.html import render, thumbnail
+    from redaes.evaluation.html import render, thumbnail, write_page
 
     better = int(found.value > 0) if found.value and _one_winner(found) else None
     pictures = [(name, thumbnail(image, PICTURE_SIDE)) for name, image in zip(names, images, strict=True)]
-    write_atomically(
-        page,
-        render(
-            "comparison.html",
-            pictures=pictures,
-            better=better,
-            found=found,
-            verdict=verdict(found, *(Path(name).name for name in names)),
-            agreement=agreement(found),
-            model=model,
-        ),
+    text = render(
+        "comparison.html",
+        pictures=pictures,
+        better=better,
+        found=found,
+        verdict=verdict(found, *(Path(name).name for name in names)),
+        agreement=agreement(found),
+        model=model,
     )
-    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
+    write_page(page, text)

@@ -1,10 +1,8 @@
 """Scored images as a page to look at."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from redaes.errors import UserError
 from redaes.inference.listing import Row, display_path
 
 SMALL_SIDE = 96
@@ -34,8 +32,7 @@ def write_contact_sheet(
     Raises:
         UserError: it cannot be written.
     """
-    from redaes.data.manifest import write_atomically
-    from redaes.evaluation.html import render, thumbnail
+    from redaes.evaluation.html import render, thumbnail, write_page
 
     by_name = {display_path(path): path for path in files}
     beside = {
@@ -50,8 +47,4 @@ def write_contact_sheet(
         scored=sum(row.score is not None for row in rows),
         failed=[row for row in rows if row.score is None],
     )
-    try:
-        write_atomically(page, text)
-    except OSError as error:
-        raise UserError(f"cannot write --html {page}: {error.strerror or error}") from error
-    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
+    write_page(page, text)

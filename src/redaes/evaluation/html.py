@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import re
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redaes.data.images import ImageError, open_image
+from redaes.data.manifest import write_atomically
 from redaes.errors import UserError
 from redaes.evaluation.words import signed
 
@@ -49,6 +51,19 @@ def refuse_unwritable(page: Path) -> None:
     if page.is_dir() or not page.parent.is_dir():
         reason = "is a folder" if page.is_dir() else f"the folder {page.parent} does not exist"
         raise UserError(f"cannot write --html {page}: {reason}")
+
+
+def write_page(page: Path, text: str) -> None:
+    """Write a page, whole or not at all, and say on stderr how large it is.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        write_atomically(page, text)
+    except OSError as error:
+        raise UserError(f"cannot write --html {page}: {error.strerror or error}") from error
+    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
 
 
 def thumbnail(image: "Path | Image", side: int = THUMBNAIL_SIDE) -> str:
