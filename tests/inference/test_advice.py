@@ -95,6 +95,20 @@ def test_a_round_begins_with_what_the_last_one_kept_and_the_loop_ends_when_nothi
         before = one.edited
 
 
+def test_advice_that_is_known_is_not_asked_for_again(dark: Image.Image) -> None:
+    scorer = ToneScorer({BRIGHTER.text: 1.0})
+    asked: list[int] = []
+
+    def propose(image: Image.Image, seed: int) -> list[Instruction]:
+        asked.append(seed)
+        return [BRIGHTER]
+
+    known = advise(dark, scorer, [BRIGHTER])
+    attempts = list(improve(dark, scorer, PlainEditor(), propose, known=known, rounds=2))
+    assert attempts[0].advice is known[0]
+    assert asked == [2], "only the second round asks"
+
+
 def test_an_edit_must_gain_more_than_asked(dark: Image.Image) -> None:
     scorer = ToneScorer({BRIGHTER.text: 1.0})
     gain = ToneJudge().compare(dark, PlainEditor().edit(dark, BRIGHTER, 1)).value

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,6 +67,7 @@ def advise(
     from redaes.data.images import open_image
     from redaes.inference import EditPredictorProtocol
     from redaes.inference.advice import advise as predict
+    from redaes.inference.advice import improve
     from redaes.inference.listing import display_path, load_scorer
     from redaes.presets import read_plugin
     from redaes.registry import create
@@ -92,7 +93,8 @@ def advise(
         print(f"of {unread} of {len(advice)} edits the model's prediction could not be read", file=sys.stderr)
     attempts: list[Attempt] = []
     if editor is not None:
-        attempts = _follow(photograph, loaded, editor, propose, rounds, tries, min_gain, seed)
+        how: Any = {"known": advice, "rounds": rounds, "tries": tries, "min_gain": min_gain, "seed": seed}
+        attempts = _follow(improve(photograph, loaded, editor, propose, **how))
     name = display_path(Path(image))
     document = _document(name, model, advice, attempts)
     if editor is not None:
@@ -114,15 +116,11 @@ def _proposer(instructor: str, count: int) -> "Proposer":
     return propose_by(create("instructors", read_plugin(instructor)), count) if instructor else propose_all
 
 
-def _follow(
-    photograph: "Image", scorer: Any, editor: Any, propose: "Proposer", rounds: int, tries: int, gain: float, seed: int
-) -> "list[Attempt]":
+def _follow(loop: "Iterator[Attempt]") -> "list[Attempt]":
     """Every attempt of the loop, each told on stderr as soon as it is judged."""
-    from redaes.inference.advice import improve
     from redaes.inference.listing import printable
 
     attempts = []
-    loop = improve(photograph, scorer, editor, propose, rounds=rounds, tries=tries, min_gain=gain, seed=seed)
     for attempt in loop:
         attempts.append(attempt)
         words = printable(attempt.advice.instruction.text)

@@ -109,6 +109,7 @@ def improve(
     editor: "Editor",
     propose: Proposer = propose_all,
     *,
+    known: Sequence[Advice] | None = None,
     rounds: int = 3,
     tries: int = 3,
     min_gain: float = 0.0,
@@ -124,6 +125,7 @@ def improve(
         scorer: predicts edits and compares images.
         editor: makes the edits.
         propose: says which edits to consider.
+        known: advice for the photograph as it is, which the first round follows; None asks for it.
         rounds: edits to keep, at most.
         tries: edits to make in one round, at most.
         min_gain: an edit is kept if the model, seeing both images, finds it better by more than this, in points.
@@ -139,7 +141,8 @@ def improve(
         raise UserError("this scorer cannot predict edits and compare images; use a checkpoint of ours, such as nano")
     refused: set[str] = set()
     for number in range(1, rounds + 1):
-        advice = advise(image, scorer, propose(image, seed + number))
+        advice = known if known is not None else advise(image, scorer, propose(image, seed + number))
+        known = None
         attempts = []
         for one in _worth_trying(advice, refused)[:tries]:
             attempts.append(_attempt(number, image, one, scorer, editor, min_gain, seed + number))
