@@ -8,13 +8,13 @@ answers another; a slow one gets a single batch, so that little is lost if the p
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from redaes.data.ahead import ahead
 from redaes.data.benchmarks import Item
 from redaes.data.images import VIEW_SIDE, ImageError, open_image
 from redaes.errors import UserError
@@ -86,24 +86,15 @@ def answers(
             batches = asking.next_batches(batches, seconds)
 
 
-def read_ahead(items: Sequence[Item], ahead: int = HELD, side: int = VIEW_SIDE) -> Generator[Read, None, None]:
+def read_ahead(items: Sequence[Item], held: int = HELD, side: int = VIEW_SIDE) -> Generator[Read, None, None]:
     """Open images in threads, in order, some of them before they are asked for.
 
     Args:
         items: whose files are opened.
-        ahead: images opened beforehand, at most.
+        held: images opened beforehand, at most.
         side: pixels that the longer side of an image has at most.
     """
-    remaining = iter(items)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="read") as pool:
-        try:
-            flight: deque[Future[Read]] = deque(pool.submit(_read, item, side) for item in islice(remaining, ahead))
-            while flight:
-                read = flight.popleft().result()
-                flight.extend(pool.submit(_read, item, side) for item in islice(remaining, 1))
-                yield read
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return ahead(partial(_read, side=side), items, held=held, threads=min(8, os.cpu_count() or 1))
 
 
 def _read(item: Item, side: int) -> Read:

@@ -12,8 +12,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, fields
 from errno import EISDIR
 from importlib import import_module
@@ -21,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from redaes.data.ahead import ahead
 from redaes.data.images import VIEW_SIDE, ImageError, open_image
 from redaes.errors import UserError
 from redaes.inference import ScorerProtocol
@@ -108,14 +108,10 @@ def score_items(
         except ImageError as error:
             return error
 
-    batches = [items[at : at + batch_size] for at in range(0, len(items), batch_size)]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        upcoming = [pool.submit(read_or_error, item) for item in batches[0]] if batches else []
-        for index, batch in enumerate(batches):
-            opened = [future.result() for future in upcoming]
-            following = batches[index + 1] if index + 1 < len(batches) else []
-            upcoming = [pool.submit(read_or_error, item) for item in following]
-            yield _score_batch([name(item) for item in batch], opened, scorer, model)
+    with closing(ahead(read_or_error, items, held=batch_size, threads=2)) as images:
+        for at in range(0, len(items), batch_size):
+            names = [name(item) for item in items[at : at + batch_size]]
+            yield _score_batch(names, list(islice(images, batch_size)), scorer, model)
 
 
 def load_scorer(

@@ -6,9 +6,9 @@ model and Q-Align's five words, weighed 1, 0.75, 0.5, 0.25 and 0 (Q-Future/Q-Ali
 with and without a capital or a space before it [ours]. No answer can fail to be read.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from inspect import signature
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from redaes.chat.local import Local, LocalModel
+from redaes.data.ahead import ahead
 from redaes.data.images import image_size
 from redaes.errors import UserError
 from redaes.inference import Score
@@ -73,7 +74,7 @@ class LogitExpectationScorer:
         words = render("score") if self.tokens == "digits" else template("levels.v1")
         return digest(
             self._local.model,
-            {"weights": self._local.parameters["weights"], "tokens": self.tokens, "prompt": words, "version": 2},
+            {"weights": self._local.parameters["weights"], "tokens": self.tokens, "prompt": words, "version": READING},
         )
 
     def score(self, images: "Sequence[Image | str | Path]") -> list[Score]:
@@ -88,14 +89,10 @@ class LogitExpectationScorer:
         order = sorted(range(len(images)), key=lambda i: self._size(images[i]))
         batches = [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
         scores: dict[int, Score] = {}
-        with ThreadPoolExecutor(1) as ahead:  # prepares the next batch while the model looks at the present one
-            upcoming = deque(ahead.submit(self._prepared, [images[i] for i in batch]) for batch in batches[:1])
-            for number, batch in enumerate(batches):
-                inputs = upcoming.popleft().result()
-                upcoming.extend(
-                    ahead.submit(self._prepared, [images[i] for i in following])
-                    for following in batches[number + 1 : number + 2]
-                )
+        shown = ([images[i] for i in batch] for batch in batches)
+        # The next batch is prepared while the model looks at the present one.
+        with closing(ahead(self._prepared, shown, held=1, threads=1)) as prepared:
+            for batch, inputs in zip(batches, prepared, strict=True):
                 with torch.inference_mode():
                     logits = self._logits(inputs)
                 scores |= zip(batch, self._expected(logits), strict=True)
