@@ -48,7 +48,8 @@ def decode_image(
         max_side: if given, the longer side of the result is at most this many pixels. JPEGs are then decoded at a
             half, a quarter or an eighth of their size, where that is at least one and a half times `max_side`, which
             is faster.
-        formats: Pillow's names of the formats that may be read, such as `["PNG", "JPEG"]`; None: all it can.
+        formats: Pillow's names of the formats that may be read, such as `["PNG", "JPEG"]`; None: all it can. One that
+            this Pillow was built without is not read.
         verify: check the checksums of formats that have them first; one damaged PNG in a hundred decodes otherwise.
 
     Returns:
@@ -68,17 +69,27 @@ def decode_image(
         raise DecodeError(explain(error)) from error
 
 
+def _known(formats: Sequence[str] | None) -> list[str] | None:
+    """Those that this Pillow has: AVIF is not in every one."""
+    from PIL import Image
+
+    if formats is None:
+        return None
+    Image.init()
+    return [name for name in formats if name in Image.OPEN]
+
+
 def _verify(file: Path | BytesIO, formats: Sequence[str] | None) -> None:
     from PIL import Image
 
-    with Image.open(file, formats=None if formats is None else list(formats)) as opened:
+    with Image.open(file, formats=_known(formats)) as opened:
         opened.verify()
 
 
 def _decode(file: Path | BytesIO, max_pixels: int, max_side: int | None, formats: Sequence[str] | None) -> "Image":
     from PIL import Image
 
-    with Image.open(file, formats=None if formats is None else list(formats)) as opened:
+    with Image.open(file, formats=_known(formats)) as opened:
         width, height = opened.size
         if width * height > max_pixels:
             limit = f"the limit of {max_pixels / 1e6:.3g} megapixels"

@@ -67,7 +67,7 @@ class Refused:
 
 def opened(upload: Upload) -> Photograph | Refused:
     """The photograph in a file, or why there is none."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     path = Path(upload.path)
     try:
@@ -76,9 +76,7 @@ def opened(upload: Upload) -> Photograph | Refused:
             return Refused(upload.name, f"is larger than {MOST_BYTES >> 20} MB")
         if not size:
             return Refused(upload.name, "is empty")
-        Image.init()
-        formats = [name for name in FORMATS if name in Image.OPEN]
-        return Photograph(upload.name, decode_image(path, max_side=VIEW_SIDE, formats=formats))
+        return Photograph(upload.name, decode_image(path, max_side=VIEW_SIDE, formats=FORMATS))
     except OSError:
         return Refused(upload.name, "is no longer there; drop it again")
     except DecodeError as error:

@@ -54,8 +54,6 @@ class Uploads:
         self.view_side = view_side
         self.threads = ThreadPoolExecutor(settings.decode_threads, "redaes-decode")
         self._held = 0
-        Image.init()
-        self._formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in every Pillow
 
     @contextmanager
     def body(self, request: Request) -> Iterator["Body"]:
@@ -105,7 +103,7 @@ class Uploads:
             return "is empty (0 bytes)"
         try:
             pixels = int(self.settings.max_megapixels * 1e6)
-            return decode_image(data, max_pixels=pixels, max_side=self.view_side, formats=self._formats)
+            return decode_image(data, max_pixels=pixels, max_side=self.view_side, formats=FORMATS)
         except DecodeError as error:
             return str(error)
 
