@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redaes.data.images import open_image
+from redaes.data.images import open_image, path_inside
 from redaes.errors import UserError
 from redaes.prompts import parse_answer, parse_reasoning
 
@@ -92,10 +92,7 @@ class Aescot:
 
     def path(self, image: str) -> Path:
         """The file of an image; never outside the file's folder."""
-        path = (self.root / image).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise UserError(f"{self.file}: image path {image!r} leaves the file's folder {self.root}")
-        return path
+        return path_inside(self.root, image, "the file's folder")
 
     def open(self, image: str) -> "Image":
         """Load an image as upright RGB.

@@ -130,6 +130,23 @@ def read_image_file(path: Path) -> bytes:
     return data
 
 
+def path_inside(root: Path, name: str, what: str) -> Path:
+    """The file that a foreign name stands for, links followed; never outside a folder.
+
+    Args:
+        root: the folder.
+        name: relative to it.
+        what: the folder, as an error calls it.
+
+    Raises:
+        UserError: it leads out of the folder.
+    """
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise UserError(f"image path {name!r} leaves {what} {root}")
+    return path
+
+
 def list_images(paths: Iterable[str | Path]) -> list[Path]:
     """Every image the arguments name: files, folders (recursively, sorted), and globs.
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redaes.data.images import open_image
+from redaes.data.images import open_image, path_inside
 from redaes.errors import UserError
 from redaes.records import SCHEMA_VERSION, GroupRecord, PairRecord, Record, ScoreRecord, Split
 
@@ -109,10 +109,7 @@ class Manifest:
 
     def path(self, image: str) -> Path:
         """The file of an image named by a record; never outside the dataset."""
-        path = (self.root / image).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise UserError(f"image path {image!r} leaves the dataset folder {self.root}")
-        return path
+        return path_inside(self.root, image, "the dataset folder")
 
     def open(self, image: str) -> "Image":
         """Load an image named by a record, as upright RGB.
