@@ -7,17 +7,24 @@ there, that cannot be opened, that the scorer broke on, and answers without a sc
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redaes.data.benchmarks import Benchmark, Item
 from redaes.evaluation.intervals import image_intervals, summary
 from redaes.evaluation.measures import measure_benchmark
-from redaes.evaluation.predictions import Answer, Predictions
+from redaes.evaluation.predictions import Answer, Predictions, Status
 from redaes.evaluation.scoring import answers as asked
 from redaes.inference import ScorerProtocol
 
 T = TypeVar("T")
+COUNTED: Mapping[str, Status] = {
+    "n_unreadable": "unreadable",
+    "n_failed": "failed",
+    "n_unparsed": "unparsed",
+    "n_scored": "ok",
+}
+"""How a result calls the number of answers of each status."""
 
 
 def drawn(items: Sequence[Item], images: int | None, seed: int = 0) -> list[Item]:
@@ -138,10 +145,7 @@ def result(
         "n_listed": benchmark.n_listed,
         "n_found": len(benchmark.items),
         "n_drawn": len(items),
-        "n_unreadable": statuses["unreadable"],
-        "n_failed": statuses["failed"],
-        "n_unparsed": statuses["unparsed"],
-        "n_scored": statuses["ok"],
+        **{name: statuses[status] for name, status in COUNTED.items()},
         "left_out": {reason: len(ids) for reason, ids in benchmark.left_out.items()},
         "left_out_ids": {reason: list(ids) for reason, ids in benchmark.left_out.items()},
         "notes": list(benchmark.notes),

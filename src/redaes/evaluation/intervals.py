@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from redaes.data.benchmarks import Benchmark, Item
 from redaes.errors import UserError
-from redaes.evaluation.predictions import Answer, slug
-from redaes.evaluation.results import NAMED_BY
+from redaes.evaluation.predictions import Answer
+from redaes.evaluation.results import file_name
 from redaes.registry import optional
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def write_intervals(folder: str | Path, result: Mapping[str, Any], rows: Sequenc
     if not rows:
         return
     pa, parquet = optional("pyarrow"), optional("pyarrow.parquet")
-    name = "--".join(slug(str(result[key])) for key in NAMED_BY)
-    path = Path(folder) / "intervals" / f"{name}.parquet"
+    path = Path(folder) / "intervals" / f"{file_name(result)}.parquet"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

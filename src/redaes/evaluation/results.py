@@ -20,6 +20,11 @@ SCHEMA_VERSION = 1
 NAMED_BY = ("benchmark", "split", "fingerprint")
 
 
+def file_name(result: Mapping[str, Any]) -> str:
+    """What files of one benchmark, split and scorer are called, without a suffix."""
+    return "--".join(slug(str(result[key])) for key in NAMED_BY)
+
+
 def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
     """Keep a result, whole or not at all.
 
@@ -33,7 +38,7 @@ def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    path = Path(folder) / "results" / ("--".join(slug(str(result[key])) for key in NAMED_BY) + ".json")
+    path = Path(folder) / "results" / f"{file_name(result)}.json"
     text = json.dumps({"schema_version": SCHEMA_VERSION, **result}, indent=1, ensure_ascii=False, allow_nan=False)
     return _write(path, text)
 
@@ -79,9 +84,7 @@ def read_benchmark(folder: str | Path, name: str, split: str) -> Benchmark | Non
     if not path.is_file():
         return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {document['schema_version']}, not {SCHEMA_VERSION}")
+        document = _document(path)
         low, high = map(float, document["native_range"])
         items = [Item(id, Path(file), float(mos), group=group) for id, file, mos, group in document["items"]]
         return Benchmark(name, split, (low, high), items, document["n_listed"])
@@ -102,11 +105,17 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
+def _document(path: Path) -> dict[str, Any]:
+    """What a file of ours holds; fails in the ways that JSON of somebody else's does."""
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if document["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema version {document['schema_version']}, not {SCHEMA_VERSION}")
+    return document
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {document['schema_version']}, not {SCHEMA_VERSION}")
+        document = _document(path)
         if missing := [key for key in (*NAMED_BY, "scorer", "measures") if key not in document]:
             raise ValueError(f"no {', '.join(missing)}")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -14,17 +14,10 @@ from typing import Any
 import numpy as np
 
 from redaes.data.benchmarks import Benchmark, Item
-from redaes.evaluation.benchmarks import drawn, predicted_share
+from redaes.evaluation.benchmarks import COUNTED, drawn, predicted_share
 from redaes.evaluation.correlations import Floats, plcc
-from redaes.evaluation.predictions import Answer, Predictions, Status
+from redaes.evaluation.predictions import Answer, Predictions
 from redaes.evaluation.results import read_benchmark, read_results
-
-COUNTED: Mapping[str, Status] = {
-    "n_scored": "ok",
-    "n_unparsed": "unparsed",
-    "n_unreadable": "unreadable",
-    "n_failed": "failed",
-}
 
 
 @dataclass(frozen=True)
