@@ -226,7 +226,7 @@ def _write_page(
 ) -> None:
     from redaes.evaluation.html import render, script, thumbnail, write_page
 
-    slider, policy = script("slider.js")
+    slider, allowed = script("slider.js")
     kept = [attempt for attempt in attempts if attempt.kept and attempt.edited is not None]
     most = max((abs(one.predicted.value or 0.0) for one in advice), default=0.0) or 1.0
     text = render(
@@ -240,6 +240,6 @@ def _write_page(
         attempts=[(a, outcome(a), thumbnail(a.edited) if a.edited is not None else "") for a in attempts],
         kept=len(kept),
         script=slider,
-        policy=policy,
+        script_source=allowed,
     )
     write_page(page, text)
