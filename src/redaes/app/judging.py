@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from redaes.app.uploads import Photograph, Refused, Upload, opened, within_limit
+from redaes.data.images import ImageError
 from redaes.editors.procedural import PlainEditor
 from redaes.evaluation.html import thumbnail
 from redaes.inference import ComparerProtocol, Difference, EditPredictorProtocol, ScorerProtocol
 from redaes.inference.advice import Advice, advise, propose_all
-from redaes.inference.listing import NO_SCORE, Row, header, to_line
+from redaes.inference.listing import Row, header, score_items, to_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,21 +52,22 @@ def score_uploads(
         tell: called with the number of files done and of all, after every batch.
     """
     taken, left_out = within_limit(uploads)
-    rows: list[Scored] = []
-    for at in range(0, len(taken), BATCH):
-        files = [opened(upload) for upload in taken[at : at + BATCH]]
-        photographs = [file for file in files if isinstance(file, Photograph)]
-        scores = iter(scorer.score([p.image for p in photographs]) if photographs else [])
-        for file in files:
-            if isinstance(file, Refused):
-                rows.append(Scored(Row(file.name, None, "", file.reason, model), ""))
-            else:
-                score = next(scores)
-                error = NO_SCORE if score.value is None else ""
-                rows.append(Scored(Row(file.name, score.value, score.reasoning, error, model), thumbnail(file.image)))
-        tell(min(at + BATCH, len(taken)), len(taken))
-    rows += [Scored(Row(file.name, None, "", file.reason, model), "") for file in left_out]
-    return sorted(rows, key=lambda s: (s.row.score is None, -(s.row.score or 0.0), s.row.path))
+    pictures: dict[Upload, str] = {}
+
+    def read(upload: Upload, side: int) -> "Image":
+        file = opened(upload)
+        if isinstance(file, Refused):
+            raise ImageError(file.name, file.reason)
+        pictures[upload] = thumbnail(file.image)
+        return file.image
+
+    rows: list[Row] = []
+    for batch in score_items(taken, scorer, model, name=lambda upload: upload.name, read=read, batch_size=BATCH):
+        rows += batch
+        tell(len(rows), len(taken))
+    scored = [Scored(row, pictures.get(upload, "")) for upload, row in zip(taken, rows, strict=True)]
+    scored += [Scored(Row(file.name, None, "", file.reason, model), "") for file in left_out]
+    return sorted(scored, key=lambda s: (s.row.score is None, -(s.row.score or 0.0), s.row.path))
 
 
 def as_csv(scored: Sequence[Scored]) -> str:
