@@ -1,0 +1,1 @@
+"""Work of redaes spread over a Ray cluster."""
