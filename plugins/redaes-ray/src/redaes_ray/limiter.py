@@ -194,12 +194,12 @@ def has_ended(process: str, node: str) -> bool | None:
         node: its node's id, likewise.
     """
     try:
-        nodes = {known["NodeID"]: known["Alive"] for known in ray.nodes()}
+        nodes = {known["NodeID"]: known["Alive"] for known in ray.nodes()}  # type: ignore[no-untyped-call]
         if not nodes.get(node, True):
             return True
         # The public way (ray.util.state) needs the dashboard, which a cluster may do without.
         from ray._private.state import state
-        from ray.core.generated.gcs_pb2 import WorkerTableData
+        from ray.core.generated.gcs_pb2 import WorkerTableData  # type: ignore[attr-defined]
 
         found = state._connect_and_get_accessor().get_worker_info(ray.WorkerID.from_hex(process))
     except Exception as error:  # whatever a later Ray makes of this; asked again as long as it matters
