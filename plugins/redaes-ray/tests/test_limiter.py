@@ -216,7 +216,7 @@ def test_all_workers_together_never_ask_more_at_the_same_time(found, shop):
     company = found(in_flight=7)
     assert company.shop(100) == {"bought": 300}
     assert shop.most == 7
-    assert company.limiter.standing()[:2] == (0, 0)
+    assert until(lambda: company.limiter.standing()[:2] == (0, 0))
 
 
 def test_an_endpoint_that_bears_fewer_calls_is_asked_fewer(found, shop):
@@ -251,24 +251,24 @@ def test_the_budget_of_all_workers_together_is_never_crossed(found, shop):
     (reason,) = set(bought) - {"bought"}
     assert "the budget of 1e-06 USD is reached" in reason
     assert "budget" in company.limiter.stopped
-    assert company.limiter.standing()[:3] == (0, 0, shop.earned)
+    assert until(lambda: company.limiter.standing()[:3] == (0, 0, shop.earned))
     assert until(lambda: company.limiter.snapshot().roles["score"].answered == bought["bought"])
     assert company.limiter.snapshot().roles["score"].cost == pytest.approx(shop.earned / NANO)
 
 
 def test_a_breaker_that_one_worker_opens_pauses_all_and_one_call_tries(found, shop):
-    company = found(in_flight=30, retries=RetrySettings(breaker_failures=5, breaker_seconds=2.0))
+    company = found(in_flight=30, retries=RetrySettings(breaker_failures=5, breaker_seconds=5.0))
     shop.broken = True
     first, *others = company.workers
     assert ray.get(first.shop.remote(5)) == {"failed": 5}
-    assert company.limiter.snapshot().endpoints == {"shop": "open"}
+    assert until(lambda: company.limiter.snapshot().endpoints == {"shop": "open"})
     came, shop.most, shop.broken = len(shop.times), 0, False
     waiting = [worker.shop.remote(20, seconds=0.3) for worker in others]
     assert until(lambda: len(shop.times) > came)
     assert until(lambda: company.limiter.standing().in_flight > 1)
     assert sum(ray.get(waiting), Counter()) == {"bought": 40}
     opened, probe, second = shop.times[came - 1], *shop.times[came : came + 2]
-    assert probe - opened > 1.9
+    assert probe - opened > 4.9
     assert second - probe > 0.3
 
 
@@ -283,7 +283,7 @@ def test_a_killed_worker_gives_its_places_back_and_what_it_asked_counts_as_spent
     # Were the places not given back, this would wait for a minute, and then fail.
     assert until(lambda: company.limiter.standing()[:3] == (0, 0, 1000), seconds=15)
     assert ray.get(second.shop.remote(20, cost=1)) == {"bought": 20}
-    assert company.limiter.standing()[:3] == (0, 0, 1020)
+    assert until(lambda: company.limiter.standing()[:3] == (0, 0, 1020))
 
 
 def test_a_worker_that_is_only_slow_keeps_its_places(found, shop):
@@ -306,6 +306,7 @@ def test_a_stop_in_one_worker_wakes_everybody_in_the_others(found):
     resting = [worker.wait_for_a_stop.remote() for worker in company.workers]
     assert until(lambda: company.limiter.standing().waiting == 47)
     ray.get(company.workers[1].do.remote("stop", "the user is tired"))
+    assert until(lambda: company.limiter.stopped)
     company.limiter.stop("a later reason")
     assert sum(ray.get(shopping), Counter()) == {"bought": 1, "the user is tired": 47}
     assert ray.get(resting) == ["the user is tired"] * 3
@@ -347,7 +348,7 @@ def test_a_worker_that_starts_again_under_its_name_frees_what_it_had(found, shop
     assert until(lambda: shop.now == 4)
     again = company.hire(company.nodes[1], "worker 0")
     assert ray.get(again.shop.remote(4)) == {"bought": 4}
-    assert company.limiter.standing()[:3] == (0, 0, 400)
+    assert until(lambda: company.limiter.standing()[:3] == (0, 0, 400))
     company.workers.append(again)
 
 
