@@ -143,16 +143,17 @@ class Worker:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[list[str]]:
+def cluster() -> Iterator[Any]:
     """Three nodes, of which the driver has the first."""
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=node)
     try:
-        others = [made.add_node(num_cpus=2, object_store_memory=80 * 2**20) for _ in range(2)]
+        for _ in range(2):
+            made.add_node(num_cpus=2, object_store_memory=80 * 2**20)
         ray.init(address=made.address, log_to_driver=False)
-        yield [node.node_id for node in [made.head_node, *others]]
+        yield made
     finally:
         ray.shutdown()
         made.shutdown()
@@ -192,11 +193,12 @@ class Company:
 
 
 @pytest.fixture
-def found(cluster: list[str], shop: Shop) -> Iterator[Any]:
+def found(cluster: Any, shop: Shop) -> Iterator[Any]:
     companies: list[Company] = []
+    nodes = [node.node_id for node in [cluster.head_node, *sorted(cluster.worker_nodes, key=lambda n: n.node_id)]]
 
     def make(**flow: Any) -> Company:
-        companies.append(Company(cluster, shop.server_address[1], FlowSettings(**flow)))
+        companies.append(Company(nodes, shop.server_address[1], FlowSettings(**flow)))
         return companies[-1]
 
     yield make
@@ -284,6 +286,19 @@ def test_a_killed_worker_gives_its_places_back_and_what_it_asked_counts_as_spent
     assert until(lambda: company.limiter.standing()[:3] == (0, 0, 1000), seconds=15)
     assert ray.get(second.shop.remote(20, cost=1)) == {"bought": 20}
     assert until(lambda: company.limiter.standing()[:3] == (0, 0, 1020))
+
+
+def test_a_node_that_is_lost_gives_its_places_back(found, cluster, shop):
+    company = found(in_flight=5, budget=1.0)
+    node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    worker = company.hire(node.node_id, "far away")
+    ended = worker.shop.remote(5, seconds=60.0, cost=100)
+    assert until(lambda: shop.now == 5)
+    cluster.remove_node(node, allow_graceful=False)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(ended)
+    assert until(lambda: company.limiter.standing()[:3] == (0, 0, 500), seconds=30)
+    assert ray.get(company.workers[0].shop.remote(5)) == {"bought": 5}
 
 
 def test_a_worker_that_is_only_slow_keeps_its_places(found, shop):

@@ -298,7 +298,8 @@ class Desk:
         if session in self._present:
             present = self._present[session]
             flying = sum(call.admitted for call in present.calls.values())
-            log.warning("worker %s died; its %d calls in flight count as paid for", present.member.worker, flying)
+            level = logging.WARNING if flying else logging.DEBUG
+            log.log(level, "worker %s died; its %d calls in flight count as paid for", present.member.worker, flying)
             self.depart(session, now)
 
     def depart(self, session: str, now: float) -> None:

@@ -5,9 +5,9 @@
        '---woken----'  '----listen: answered when there is ----'  unchanged (redaes.engine.limits)
                                          news, or once a second
 
-A gate's events travel in batches that form by themselves: the next letter leaves when the last is answered, at the
-earliest `GATHER_S` later. So a call costs about two hundredths of a message where there are many, and waits for
-nobody where there are few.
+A gate's events travel in batches that form by themselves: the next letter leaves `GATHER_S` after the last was
+answered. Where calls are few it leaves at once; where they are many, a message holds many (at 1,300 calls a second of
+four workers, nine events).
 
 A process whose gate has been silent for `SUSPICIOUS_S` is looked up in Ray's own tables. If Ray says that it has
 ended, or its node has, its calls are given back as redaes_ray.desk tells. One that is only slow keeps its places.
@@ -165,7 +165,9 @@ class _Keeper:
         ready = self.desk.advance(now)
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = None if math.isinf(ready) else asyncio.get_running_loop().call_at(ready, self._advance)
+        self._alarm = None
+        if not math.isinf(ready):
+            self._alarm = asyncio.get_running_loop().call_later(ready - now, self._advance)
 
     def _ring(self) -> None:
         """Answer those who listen and are concerned."""
