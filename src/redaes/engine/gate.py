@@ -3,9 +3,11 @@
 import math
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
+from redaes.engine.figures import Figures
 from redaes.engine.limits import Admission, Outcome, Request
 
 
@@ -14,12 +16,45 @@ class Stopped(Exception):
 
 
 class Standing(NamedTuple):
-    """How things stand at a gate; `spent` in billionths, `endpoints` as `Breaker.state` has it."""
+    """How things stand at a gate; `spent` in billionths, `endpoints` as `Breaker.state` has it.
+
+    `figures`: what became of the questions of other processes, where they share the gate.
+    """
 
     in_flight: int
     waiting: int
     spent: int
     endpoints: dict[str, str]
+    figures: Mapping[str, Figures] = MappingProxyType({})
+
+
+class GateProtocol(Protocol):
+    """Where calls wait for their turn; see `Gate`."""
+
+    @property
+    def stopped(self) -> str:
+        """Why nothing more is asked; empty while it is."""
+        ...
+
+    def enter(self, request: Request) -> None:
+        """Wait until the call may be made; `leave` must follow. Raises `Stopped`."""
+        ...
+
+    def leave(self, request: Request, outcome: Outcome, tokens: int = 0, cost: int = 0, retry_after: float = 0) -> None:
+        """The call is over."""
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Wait, or until everything stops. Raises `Stopped`."""
+        ...
+
+    def stop(self, reason: str) -> None:
+        """Let nobody go ahead any more."""
+        ...
+
+    def standing(self) -> Standing:
+        """How things stand."""
+        ...
 
 
 class Gate:
