@@ -1,0 +1,1 @@
+"""The data engine, the scorer and the evaluation on a Ray cluster."""
