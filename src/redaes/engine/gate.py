@@ -3,12 +3,8 @@
 import math
 import threading
 import time
-<<<<<<< HEAD
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-=======
-from collections.abc import Callable
->>>>>>> limiter
 from typing import NamedTuple, Protocol
 
 from redaes.engine.figures import Figures
@@ -30,35 +26,6 @@ class Standing(NamedTuple):
     spent: int
     endpoints: dict[str, str]
     figures: Mapping[str, Figures] = MappingProxyType({})
-
-
-class GateProtocol(Protocol):
-    """Where calls wait for their turn; see `Gate`."""
-
-    @property
-    def stopped(self) -> str:
-        """Why nothing more is asked; empty while it is."""
-        ...
-
-    def enter(self, request: Request) -> None:
-        """Wait until the call may be made; `leave` must follow. Raises `Stopped`."""
-        ...
-
-    def leave(self, request: Request, outcome: Outcome, tokens: int = 0, cost: int = 0, retry_after: float = 0) -> None:
-        """The call is over."""
-        ...
-
-    def pause(self, seconds: float) -> None:
-        """Wait, or until everything stops. Raises `Stopped`."""
-        ...
-
-    def stop(self, reason: str) -> None:
-        """Let nobody go ahead any more."""
-        ...
-
-    def standing(self) -> Standing:
-        """How things stand."""
-        ...
 
     @classmethod
     def of(cls, admission: Admission) -> "Standing":
