@@ -28,6 +28,8 @@ def join(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Of this process alone; it is told that actors start anew with arguments that this process holds.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # A worker whose actor asks for no GPU would be denied those that redaes gives to no one in particular.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -35,8 +37,6 @@ def join(address: str | None = None) -> None:
     except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
         where = address or os.environ.get("RAY_ADDRESS", "this machine")
         raise UserError(f"no Ray cluster answers at {where}: {str(error).splitlines()[0]}") from error
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def resources() -> dict[str, float]:
@@ -70,6 +70,9 @@ def over_blocks(blocks: Iterable["pa.Table"], worker: type, settings: Mapping[st
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     context.execution_options.preserve_order = True
     made = from_arrow(list(blocks)).map_batches(
         worker,

@@ -153,6 +153,7 @@ class RayRunner:
             blocks.close()
             assignment.pools.close()
             ledger.reload()
+        ledger.compact()
         if failure is not None:
             shop.stop(failure)
             raise failure
