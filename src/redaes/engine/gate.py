@@ -3,9 +3,11 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from redaes.engine.figures import Figures
 from redaes.engine.limits import Admission, Outcome, Request
 
 
@@ -14,12 +16,16 @@ class Stopped(Exception):
 
 
 class Standing(NamedTuple):
-    """How things stand at a gate; `spent` in billionths, `endpoints` as `Breaker.state` has it."""
+    """How things stand at a gate; `spent` in billionths, `endpoints` as `Breaker.state` has it.
+
+    `figures`: what became of the questions of other processes, where they share the gate.
+    """
 
     in_flight: int
     waiting: int
     spent: int
     endpoints: dict[str, str]
+    figures: Mapping[str, Figures] = MappingProxyType({})
 
     @classmethod
     def of(cls, admission: Admission) -> "Standing":

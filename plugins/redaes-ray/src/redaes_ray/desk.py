@@ -13,11 +13,11 @@ it may cost: perhaps it was paid, and the budget is never crossed. It is then bo
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from redaes.engine.figures import Figures
+from redaes.engine.figures import Figures, merged
 from redaes.engine.gate import Standing
 from redaes.engine.limits import Admission, Outcome, Request
 
@@ -355,24 +355,8 @@ class Desk:
 
     def figures(self) -> dict[str, Figures]:
         """What became of the questions of all processes, the dead included."""
-        return merged(self._figures.values())
+        return merged(*self._figures.values())
 
     def standing(self) -> Standing:
         """How things stand."""
         return Standing.of(self.admission)
-
-
-def merged(tallies: Iterable[dict[str, Figures]]) -> dict[str, Figures]:
-    """Sums by role.
-
-    Example:
-        >>> merged([{"score": Figures(asked=2)}, {"score": Figures(asked=1, cost=0.5)}])["score"].asked
-        3
-    """
-    total: dict[str, Figures] = {}
-    for tally in tallies:
-        for role, figures in tally.items():
-            so_far = total.get(role, Figures())
-            sums = {name: getattr(so_far, name) + getattr(figures, name) for name in Figures.__slots__}
-            total[role] = replace(so_far, **sums)
-    return total
