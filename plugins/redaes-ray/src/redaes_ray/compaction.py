@@ -1,6 +1,6 @@
 """Compaction: the many small files of a log made few large ones, sorted by source, at a quiet moment.
 
-    PREFIX/hash=X/GENERATION-NUMBER.parquet     X is the first digit of the source's hash
+    PREFIX/sorted/shard=X/GENERATION-NUMBER.parquet     X is the first digit of the source's hash
 
 The core's ledger asks for one call at a time, and so do we; but the calls of a source are asked one after the other,
 and its files are sorted by source: one row group read answers for all of them. (Sorted by key, as an index would
@@ -47,8 +47,9 @@ def compact(log: Log) -> None:
     with log.exclusively():
         survey = log.survey()
         _delete_leftovers(log, survey)
+        gone = set(survey.manifest.names()) - set(survey.sorted)
         for parts in _steps(log, survey):
-            _take_in(log, parts)
+            _take_in(log, parts, gone)
         log.compacted()
         log.load()
 
@@ -56,8 +57,7 @@ def compact(log: Log) -> None:
 def _delete_leftovers(log: Log, survey: Survey) -> None:
     """Files of a compaction that never came to its end, or that one which did had no time to delete."""
     counted = set(survey.manifest.names())
-    files = [stored.name for stored in log.storage.files(log.prefix, recursive=True)]
-    unfinished = [name for name in files if f"{log.prefix}/hash=" in name and name not in counted]
+    unfinished = [name for name in survey.sorted if name not in counted]
     log.storage.delete([*survey.superfluous, *unfinished])
 
 
@@ -75,7 +75,7 @@ def _steps(log: Log, survey: Survey) -> Iterator[list[tuple[Part, Any]]]:
         yield step
 
 
-def _take_in(log: Log, parts: list[tuple[Part, Any]]) -> None:
+def _take_in(log: Log, parts: list[tuple[Part, Any]], gone: set[str]) -> None:
     """One step: write a generation, commit it, delete what is in it."""
     before = Manifest.read(log.storage, log.prefix)
     new = pa.concat_tables([table for _, table in parts])
@@ -84,13 +84,13 @@ def _take_in(log: Log, parts: list[tuple[Part, Any]]) -> None:
     files, rows, totals = [], 0, []
     digits = _digits(new)
     for digit in DIGITS:
-        inner = [name for g in taken for name in g.files if f"/hash={digit}/" in name]
+        inner = [name for g in taken for name in g.files if f"/shard={digit}/" in name and name not in gone]
         table = pa.concat_tables([*(log.table(name) for name in inner), new.filter(pc.equal(digits, digit))])
         table = _sorted(log, table)
         totals += sums_of(log.kind, table)
         rows += len(table)
         for start in range(0, len(table), FILE_ROWS):
-            name = f"{log.prefix}/hash={digit}/{number:06d}-{start // FILE_ROWS:03d}.parquet"
+            name = f"{log.prefix}/sorted/shard={digit}/{number:06d}-{start // FILE_ROWS:03d}.parquet"
             log.storage.write(name, to_parquet(log.kind, table.slice(start, FILE_ROWS)))
             files.append(name)
     generations = [g for g in before.generations if g not in taken]

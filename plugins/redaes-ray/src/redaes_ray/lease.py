@@ -120,10 +120,11 @@ def _wait_for_another(storage: Storage, file: str) -> None:
 
 def _is_of_a_dead_process(said: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that has ended."""
-    if said.get("host") != socket.gethostname() or not isinstance(said.get("pid"), int):
+    pid = said.get("pid")
+    if said.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
         return False
     try:
-        os.kill(said["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:

@@ -3,7 +3,7 @@
     URL/
         ledger.json             says that this is a ledger of this kind
         calls/                  every attempt of a call (redaes_ray.log)
-        results/build=MARK/     what became of the sources of one build, likewise
+        results/build-MARK/     what became of the sources of one build, likewise
         objects/                edited images (redaes_ray.objects)
         ledger.lock             who builds on it
 
@@ -411,7 +411,7 @@ class BlockLedger:
         """The log of a build's results, opened when it is first asked for."""
         with self._opening:
             if build not in self._results:
-                log_ = Log(self.storage, f"results/build={quote(build, safe='')}", RESULTS, self._writer)
+                log_ = Log(self.storage, f"results/build-{quote(build, safe='')}", RESULTS, self._writer)
                 if self._snapshot is None:
                     log_.load()
                 elif build in self._snapshot.results:
@@ -421,7 +421,7 @@ class BlockLedger:
 
     def _builds(self) -> list[str]:
         """The builds that have results."""
-        folders = [re.fullmatch("results/build=(.*)", name) for name in self.storage.folders("results")]
+        folders = [re.fullmatch("results/build-(.*)", name) for name in self.storage.folders("results")]
         return [unquote(found[1]) for found in folders if found]
 
     def _check_lock(self) -> None:

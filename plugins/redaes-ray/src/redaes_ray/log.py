@@ -2,8 +2,10 @@
 
     PREFIX/new/       a file for each commit: written once, whole, never changed
     PREFIX/merged/    64 of one writer's files made one, by that writer, twice over: 64 commits, then 4096
-    PREFIX/hash=0..f/ everything that was there when the driver last compacted (redaes_ray.compaction)
-    PREFIX/manifest.json   which files of `hash=` count, and up to where each writer's commits are in them
+    PREFIX/sorted/    everything that was there when the driver last compacted (redaes_ray.compaction)
+    PREFIX/_manifest.json   which files of `sorted` count, and up to where each writer's commits are in them
+
+The columns are the same in all of them, so whatever reads folders of parquet reads them.
 
 Nothing is locked among writers: no two ever write the same file. Files go only when what is in them is in another file
 already. So a reader that finds a file gone looks again at what there is.
@@ -67,16 +69,29 @@ class Damaged(UserError):
 
 
 class Survey(NamedTuple):
-    """What there is: the manifest, the parts that count, and the files that do not any more."""
+    """What there is.
+
+    Attributes:
+        manifest: what was compacted.
+        sorted: the files in `sorted`.
+        parts: that count.
+        superfluous: parts that do not any more.
+    """
 
     manifest: Manifest
+    sorted: list[str]
     parts: list[Part]
     superfluous: list[str]
 
     @property
+    def inner(self) -> set[str]:
+        """Files of the manifest that are there."""
+        return set(self.manifest.names()) & set(self.sorted)
+
+    @property
     def names(self) -> set[str]:
         """All files that count."""
-        return {part.name for part in self.parts} | set(self.manifest.names())
+        return {part.name for part in self.parts} | self.inner
 
 
 @dataclass(frozen=True)
@@ -159,8 +174,9 @@ class Log:
     def survey(self) -> Survey:
         """What there is in the storage, in a state that it was in.
 
-        A list of files is not made in one moment. Each writer's parts must join; where they do not, a file was merged
-        meanwhile, and one looks again. Where they still do not, somebody has taken a file away, and the rest counts.
+        A list of files is not made in one moment. Each writer's parts must join, and what the manifest names must be
+        there; else a file was merged meanwhile, and one looks again. Where that does not help, somebody has taken a
+        file away, and the rest counts.
 
         Raises:
             UserError: the manifest is damaged, or something cannot be read.
@@ -171,10 +187,11 @@ class Log:
             listed = [stored.name for folder in ("new", "merged") for stored in self._files(folder)]
             parts = [part for part in map(Part.parse, listed) if part is not None]
             kept = outermost(p for p in parts if p.upto > manifest.compacted.get(p.writer, 0))
-            whole = _joined(kept, manifest) or attempt >= TRIES // 2
-            if whole and Manifest.read(self.storage, self.prefix) == manifest:
+            inner = [stored.name for stored in self.storage.files(f"{self.prefix}/sorted", recursive=True)]
+            there = set(manifest.names()) <= set(inner) and _joined(kept, manifest)
+            if (there or attempt >= TRIES // 2) and Manifest.read(self.storage, self.prefix) == manifest:
                 names = {part.name for part in kept}
-                return Survey(manifest, kept, [part.name for part in parts if part.name not in names])
+                return Survey(manifest, inner, kept, [part.name for part in parts if part.name not in names])
             time.sleep(0.05 * attempt)
         raise UserError(f"{self.storage.where(self.prefix)} changes all the time; another driver works on it")
 
@@ -187,7 +204,7 @@ class Log:
         known = {name for run in self._runs for name in run.names}
         new = survey.names - known
         ours = [part for part in survey.parts if part.name in new]
-        inner = [name for name in survey.manifest.names() if name in new]
+        inner = sorted(survey.inner & new)
         files = dict(zip((p.name for p in ours), self.storage.in_parallel(self._stock_of(survey), ours), strict=True))
         files |= dict(zip(inner, self.storage.in_parallel(self._hashes, inner), strict=True))
         runs = [run.without(known - survey.names) for run in self._runs] + ([Run.of(files)] if files else [])
@@ -389,7 +406,7 @@ class Log:
 
         def look() -> list[Any]:
             survey = self.survey()
-            if not set(survey.manifest.names()) <= {name for run in self._runs for name in run.names}:
+            if not survey.inner <= {name for run in self._runs for name in run.names}:
                 self.load()  # compacted meanwhile
                 return []
             later = [
@@ -421,11 +438,13 @@ class Log:
         return bool(self._next_merge())
 
     def _next_merge(self) -> list[Part]:
+        """Files that follow each other and were merged equally often, if there are enough."""
         own = list(self._own)
-        last = own[-FAN:]
-        level = last[-1][1] if last else 0
-        same = len(last) == FAN and level < LEVELS and all(one[1] == level for one in last)
-        return [part for part, _ in last] if same else []
+        for level in range(LEVELS):
+            same = [part for part, merged in own if merged == level]
+            if len(same) >= FAN:
+                return same[:FAN]
+        return []
 
     def merge(self) -> None:
         """Make one file of this process's last small ones, as often as there are enough.

@@ -66,7 +66,7 @@ class Manifest:
         Raises:
             UserError: it is damaged, of another version, or cannot be read.
         """
-        name = f"{prefix}/manifest.json"
+        name = f"{prefix}/_manifest.json"
         try:
             data = storage.read(name)
         except Missing:
@@ -103,4 +103,4 @@ class Manifest:
             "compacted": self.latest_writers(),
             "clock": self.clock,
         }
-        storage.write(f"{prefix}/manifest.json", seal(said)[0])
+        storage.write(f"{prefix}/_manifest.json", seal(said)[0])
