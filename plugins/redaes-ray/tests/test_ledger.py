@@ -272,7 +272,7 @@ def test_it_is_known_by_its_marker(tmp_path: Path, ledger: BlockLedger) -> None:
     with pytest.raises(UserError, match="no ledger of photos in"):
         BlockLedger.open_for_reading(tmp_path, "photos")
     (tmp_path / "ledger.json").write_text('{"format": "redaes block ledger", "version": 2}')
-    with pytest.raises(UserError, match="version 1"):
+    with pytest.raises(UserError, match="is not that of a redaes block ledger of version 1"):
         BlockLedger.open_for_reading(tmp_path)
 
 
@@ -377,6 +377,28 @@ def test_one_reads_while_another_writes_and_merges(ledger: BlockLedger, soon_mer
     reader.close()
 
 
+def test_large_files_are_merged_sooner_and_only_once(ledger: BlockLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "MERGE_BYTES", 30_000)
+    monkeypatch.setattr(log, "LARGE_BYTES", 1000)
+    for n in range(4):
+        ledger.put(record(f"small-{n}"))
+        ledger.put_many(record(f"k{n}-{m}") for m in range(300))
+    merged(ledger)
+    assert 1 < len(files(ledger, "calls/merged")) < 8
+    assert all(ledger.find(f"small-{n}") and ledger.find(f"k{n}-299") for n in range(4))
+    assert calls(ledger) == 4 * 301
+    ledger.compact()
+    assert calls(ledger) == 4 * 301
+
+
+def test_a_worker_with_another_disk_is_refused(ledger: BlockLedger, tmp_path: Path) -> None:
+    snapshot = ledger.snapshot()
+    BlockLedger.create_or_open(tmp_path / "other.ledger").close()
+    for name in ("other.ledger", "none.ledger"):
+        with pytest.raises(UserError, match=rf"not at {tmp_path}/{name} on .*; put it where all machines find it"):
+            BlockLedger.join(tmp_path / name, snapshot, "w")
+
+
 def test_only_the_driver_compacts(ledger: BlockLedger) -> None:
     with (
         BlockLedger.join(ledger.folder, ledger.snapshot(), "w") as worker,
@@ -469,6 +491,7 @@ def test_a_kill_at_any_change_loses_and_doubles_nothing(
     assert number > 50
 
 
+@pytest.mark.slow
 def test_killed_processes_lose_and_double_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "out.ledger"
     rng = random.Random(0)
@@ -594,7 +617,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
         ledger.put(record("k"))
         ledger.compact()
     path = folder / "calls" / "_manifest.json"
-    path.write_bytes(path.read_bytes().replace(b'"rows":1', b'"rows":2'))
+    path.write_bytes(path.read_bytes().replace(b'"clock":1', b'"clock":2'))
     with pytest.raises(UserError, match=r"calls/_manifest\.json is damaged; restore it"):
         BlockLedger.create_or_open(folder)
 

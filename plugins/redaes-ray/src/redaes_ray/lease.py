@@ -86,8 +86,12 @@ class Lease:
             return
         self._ended.set()
         self._thread.join()
-        if not self._lost:
+        if self._lost:
+            return
+        try:
             self._storage.delete([self._file])
+        except UserError as error:
+            log.warning("the ledger's lease was not given back, and ends in %.0f s: %s", EXPIRES, error)
 
     def _renew_until_released(self) -> None:
         while not self._ended.wait(RENEWS) and not self._lost:

@@ -21,6 +21,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -51,6 +52,12 @@ FAN = 64
 
 LEVELS = 2
 """How often a row is merged before it is compacted."""
+
+MERGE_BYTES = 2**24
+"""Bytes of files that are merged though they are fewer."""
+
+LARGE_BYTES = 2**20
+"""A file of so many bytes that came of a merge is not merged again."""
 
 TRIES = 8
 """How often one looks again when files go while one looks."""
@@ -133,7 +140,7 @@ class Log:
         self._runs: tuple[Run, ...] = ()
         self._memory: dict[int, dict[Place, dict[str, Any]]] = defaultdict(dict)
         self._seen: dict[str, int] = {}
-        self._own: list[tuple[Part, int]] = []
+        self._own: list[_Own] = []
         self._upto = 0
         self._clock = 0
         self._sums: dict[str, list[Total]] = {}
@@ -152,13 +159,12 @@ class Log:
         """
         with self._committing:
             survey = again_if_files_go(self._take_stock)
+            seen = [*survey.manifest.compacted.items(), *((part.writer, part.upto) for part in survey.parts)]
             with self._lock:
-                self._memory.clear()
-                for part in survey.parts:
-                    self._seen[part.writer] = max(self._seen.get(part.writer, 0), part.upto)
-                for writer, upto in survey.manifest.compacted.items():
+                for writer, upto in seen:
                     self._seen[writer] = max(self._seen.get(writer, 0), upto)
                 self._clock = max(self._clock, survey.manifest.clock, *(part.upto for part in survey.parts), 0)
+            self._forget(lambda place: place.clock <= self._seen.get(place.writer, 0), list(self._memory))
 
     def snapshot(self) -> LogSnapshot:
         """What is durable now, taken in (`load`) and to be sent to others."""
@@ -380,11 +386,13 @@ class Log:
             clock = max(self._clock, self._upto) + 1
             part = Part.at(f"{self.prefix}/new", self._writer, self._upto, clock)
             table = table_of(self.kind, entries, self._writer, clock)
-            self.storage.write(part.name, to_parquet(self.kind, table))
-            self._upto = self._clock = clock
+            data = to_parquet(self.kind, table)
+            self.storage.write(part.name, data)
+            self._upto = clock
             self._put_since = added([*self._put_since, *sums_of(self.kind, table)])
-            self._own.append((part, 0))
+            self._own.append(_Own(part, 0, len(data)))
             with self._lock:
+                self._clock = max(self._clock, clock)
                 for row, entry in enumerate(entries):
                     self._memory[key_hash(entry.fields[self.kind.key])][Place(clock, self._writer, row)] = {
                         **entry.fields
@@ -414,12 +422,12 @@ class Log:
                 for part in survey.parts
                 if part.writer != self._writer and part.upto > self._seen.get(part.writer, 0)
             ]
-            self._clock = max(self._clock, *(part.upto for part in later), 0)
+            with self._lock:
+                self._clock = max(self._clock, *(part.upto for part in later), 0)
             return list(self.storage.in_parallel(read, later))
 
-        with self._committing:
-            for table in again_if_files_go(look):
-                self._remember(table)
+        for table in again_if_files_go(look):
+            self._remember(table)
 
     def _remember(self, table: Any) -> None:
         for number in range(len(table)):
@@ -438,12 +446,15 @@ class Log:
         return bool(self._next_merge())
 
     def _next_merge(self) -> list[Part]:
-        """Files that follow each other and were merged equally often, if there are enough."""
-        own = list(self._own)
-        for level in range(LEVELS):
-            same = [part for part, merged in own if merged == level]
-            if len(same) >= FAN:
-                return same[:FAN]
+        """Files that follow each other and were merged equally often, if there is enough of them."""
+        for level, group in groupby(list(self._own), key=lambda own: own.level):
+            parts: list[Part] = []
+            size = 0
+            for own in group if level < LEVELS else ():
+                parts.append(own.part)
+                size += own.size
+                if len(parts) >= FAN or size >= MERGE_BYTES:
+                    return parts
         return []
 
     def merge(self) -> None:
@@ -463,24 +474,25 @@ class Log:
         # By source, so that `refresh` and a reader of one source find its rows together.
         table = table.sort_by([("source", "ascending"), (CLOCK, "ascending"), ("row", "ascending")])
         merged = Part.at(f"{self.prefix}/merged", self._writer, parts[0].after, parts[-1].upto)
-        self.storage.write(merged.name, to_parquet(self.kind, table))
-        names = {part.name for part in parts}
+        data = to_parquet(self.kind, table)
+        self.storage.write(merged.name, data)
+        names = {part.name for part in parts} - {merged.name}
         hashes = np.asarray(table.column(HASH))
         run = Run.of({merged.name: (hashes, np.arange(len(hashes), dtype=np.uint32))})
         with self._committing:
-            self._own = _replaced(self._own, parts, merged)
+            self._own = _replaced(self._own, parts, merged, len(data))
             self._sums[merged.name] = sums_of(self.kind, table)
             others = (known.without({*names, merged.name}) for known in self._runs)
             self._set_runs([*(known for known in others if known.names), run])
-            self._forget_memory(merged, hashes)
+            self._forget(lambda p: p.writer == merged.writer and p.clock <= merged.upto, map(int, hashes))
         self.storage.delete(sorted(names))
 
-    def _forget_memory(self, merged: Part, hashes: Any) -> None:
-        """Rows that are in a merged file are found there."""
+    def _forget(self, which: Callable[[Place], bool], hashes: Iterable[int]) -> None:
+        """Let go of rows in memory that are found in a file."""
         with self._lock:
-            for hash_ in map(int, hashes):
+            for hash_ in hashes:
                 rows = self._memory.get(hash_, {})
-                for place in [p for p in rows if p.writer == merged.writer and p.clock <= merged.upto]:
+                for place in [place for place in rows if which(place)]:
                     del rows[place]
                 if not rows:
                     self._memory.pop(hash_, None)
@@ -540,13 +552,21 @@ def _joined(parts: list[Part], manifest: Manifest) -> bool:
     return True
 
 
-def _replaced(own: list[tuple[Part, int]], parts: list[Part], merged: Part) -> list[tuple[Part, int]]:
+class _Own(NamedTuple):
+    """A file of this process: how often it was merged, and its bytes."""
+
+    part: Part
+    level: int
+    size: int
+
+
+def _replaced(own: list[_Own], parts: list[Part], merged: Part, size: int) -> list[_Own]:
     """A writer's files, with one in the place of several that follow each other."""
-    first = next((n for n, (part, _) in enumerate(own) if part == parts[0]), None)
+    first = next((n for n, one in enumerate(own) if one.part == parts[0]), None)
     if first is None:
         return own
-    level = own[first][1]
-    return [*own[:first], (merged, level + 1), *own[first + len(parts) :]]
+    level = LEVELS if size >= LARGE_BYTES else own[first].level + 1
+    return [*own[:first], _Own(merged, level, size), *own[first + len(parts) :]]
 
 
 class _Cache:

@@ -28,13 +28,13 @@ class Generation:
     Attributes:
         number: counts up; it is in the names of the files.
         files: their names, below the storage's root.
-        rows: in all of them.
+        size: bytes of their rows in memory.
         totals: sums over them.
     """
 
     number: int
     files: list[str]
-    rows: int
+    size: int
     totals: list[Total]
 
 
@@ -85,7 +85,7 @@ class Manifest:
     @classmethod
     def _parse(cls, said: dict[str, Any]) -> "Manifest":
         generations = [
-            Generation(g["number"], g["files"], g["rows"], [Total(*values) for values in g["totals"]])
+            Generation(g["number"], g["files"], g["size"], [Total(*values) for values in g["totals"]])
             for g in said["generations"]
         ]
         return cls(generations, said["compacted"], said["clock"])
