@@ -25,12 +25,13 @@ from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
+from redaes.data.manifest import write_atomically
 from redaes.engine.committing import GroupCommit
 from redaes.engine.database import CALL_COLUMNS, FORGOTTEN, Database, Entry, Total, explaining
 from redaes.engine.locks import Lock
-from redaes.engine.objects import ObjectStore
+from redaes.engine.objects import Objects, ObjectStore
 from redaes.engine.recovery import catch_up, catch_up_in_parts, repair_command
 from redaes.engine.segments import Segments, seal, sync
 from redaes.errors import UserError
@@ -92,6 +93,70 @@ class CallRecord:
     attempt: int
     error: str
     at: float
+
+
+class LedgerProtocol(Protocol):
+    """What a build needs of a ledger; see `Ledger`, whose meaning it has. A runner may bring another."""
+
+    @property
+    def folder(self) -> Path | str:
+        """Where it is: a path, or an address."""
+        ...
+
+    @property
+    def objects(self) -> Objects:
+        """Its edited images."""
+        ...
+
+    def find(self, key: str) -> CallRecord | None:
+        """What is known of a call."""
+        ...
+
+    def put(self, record: CallRecord, wait: bool = True) -> None:
+        """Keep one attempt."""
+        ...
+
+    def failures(self) -> Iterator[CallRecord]:
+        """Dead letters."""
+        ...
+
+    def forget_failures(self, keys: Iterable[str] | None = None) -> int:
+        """Have dead letters asked again by the next build."""
+        ...
+
+    def totals(self) -> list[Total]:
+        """Sums over every attempt ever made."""
+        ...
+
+    def put_result(self, build: str, source: str, text: str) -> None:
+        """Keep what became of a source."""
+        ...
+
+    def result(self, build: str, source: str) -> str | None:
+        """What became of a source, None if it is not known."""
+        ...
+
+    def results_count(self, build: str) -> int:
+        """Sources of a build whose result is known."""
+        ...
+
+    def put_note(self, build: str, text: str) -> None:
+        """Keep what is built here."""
+        ...
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Fingerprint and note of every build, the latest first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and lock."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class _Handed(NamedTuple):
@@ -290,6 +355,28 @@ class Ledger:
         """Sources of a build whose result is known."""
         with self._read() as database:
             return database.results_count(clean(build))
+
+    # --- what is built ------------------------------------------------------------------------------------------------
+
+    def put_note(self, build: str, text: str) -> None:
+        """Keep what is built here, for `redaes data status` and `retry`.
+
+        Args:
+            build: fingerprint of the build.
+            text: any.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path = self.folder / "builds" / f"{build}.json"
+        with self._explaining():
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, text)
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Fingerprint and note of every build, the latest first."""
+        paths = sorted(self.folder.glob("builds/*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
+        return [(path.stem, path.read_text(encoding="utf-8")) for path in paths]
 
     # --- reading and writing ------------------------------------------------------------------------------------------
 

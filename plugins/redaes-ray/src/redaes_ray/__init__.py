@@ -1,1 +1,5 @@
-"""The data engine, the scorer and the evaluation on a Ray cluster."""
+"""redaes on a Ray cluster: the runner `ray`, for the data engine, `redaes score` and `redaes evaluate`."""
+
+from redaes_ray.runner import RayRunner
+
+__all__ = ["RayRunner"]

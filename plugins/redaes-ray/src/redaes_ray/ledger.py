@@ -36,7 +36,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 from urllib.parse import quote, unquote
@@ -57,7 +57,7 @@ from redaes_ray.storage import Missing, Storage
 BATCH = 4096
 """Rows in one commit, at most."""
 
-GATHER_LOCALLY = 0.005
+GATHER_LOCALLY = 0.05
 """Seconds between two commits to a folder where several callers wait."""
 
 GATHER = 0.05
@@ -370,6 +370,15 @@ class BlockLedger:
         """
         rows = self._results_of(clean(build)).rows(clean(source))
         return rows[-1]["text"] if rows else None
+
+    def put_note(self, build: str, text: str) -> None:
+        """As `redaes.engine.ledger.Ledger.put_note`."""
+        self.storage.write(f"builds/{build}.json", text.encode())
+
+    def notes(self) -> list[tuple[str, str]]:
+        """As `redaes.engine.ledger.Ledger.notes`."""
+        files = sorted(self.storage.files("builds"), key=lambda file: (file.modified, file.name), reverse=True)
+        return [(PurePosixPath(file.name).stem, self.storage.read(file.name).decode()) for file in files]
 
     def results_count(self, build: str) -> int:
         """Sources of a build whose result is known."""

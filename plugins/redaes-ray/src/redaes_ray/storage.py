@@ -52,10 +52,11 @@ class Missing(UserError):
 
 
 class Stored(NamedTuple):
-    """A file that was listed: its name below the storage's root, its bytes."""
+    """A file that was listed: its name below the storage's root, its bytes, when it was written in ns since 1970."""
 
     name: str
     size: int
+    modified: int
 
 
 class Storage:
@@ -220,7 +221,10 @@ class Storage:
         Raises:
             UserError: it cannot be listed.
         """
-        return [Stored(name, info.size) for name, info in self._list(prefix, recursive, pafs.FileType.File)]
+        return [
+            Stored(name, info.size, info.mtime_ns or 0)
+            for name, info in self._list(prefix, recursive, pafs.FileType.File)
+        ]
 
     def folders(self, prefix: str) -> list[str]:
         """The names, below the root, of a folder's folders.
