@@ -262,6 +262,14 @@ def test_anything_that_reads_parquet_reads_the_calls(ledger: BlockLedger) -> Non
     assert table["cost"].to_pylist() == [0.5] * 10
 
 
+def test_notes_of_builds_are_kept_the_latest_first(ledger: BlockLedger) -> None:
+    assert ledger.notes() == []
+    for build, text in (("b", "1"), ("a", "ä"), ("b", "2")):
+        ledger.put_note(build, text)
+        time.sleep(0.01)
+    assert ledger.notes() == [("b", "2"), ("a", "ä")]
+
+
 def test_it_is_known_by_its_marker(tmp_path: Path, ledger: BlockLedger) -> None:
     assert is_block_ledger(ledger.folder)
     assert not is_block_ledger(tmp_path)
