@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
@@ -16,13 +17,15 @@ from redaes.inference.listing import (
     display_path,
     fingerprint,
     header,
-    load_scorer,
+    opened,
     printable,
     rows_to_keep,
     to_line,
 )
+from redaes.inference.pools import runner_named
 from redaes.inference.shards import ShardError, list_shards, row_files, score_shard
 from redaes.inference.terminal import print_table, report_errors, score_with_progress, with_progress
+from redaes.registry import PluginSpec
 
 Format = Literal["table", "jsonl", "csv", "parquet"]
 _FORMAT_OF_SUFFIX: dict[str, FileFormat] = {
@@ -43,6 +46,7 @@ def score(
     batch_size: int = 16,
     device: str | None = None,
     scorer: str = "redaes",
+    runner: str | None = None,
 ) -> int:
     """Score images: one row each, with path, score in [0, 10], reasoning and, where it failed, the error.
 
@@ -62,6 +66,8 @@ def score(
         batch_size: images scored at once.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
         scorer: the plug-in that serves the model; packages may add others (`redaes plugins list`).
+        runner: where the scorers work: a plug-in that can score, such as ray, or a YAML file with its class_path and
+            init_args. Default: this process.
 
     Returns:
         The exit code: 0 if every image has a score, 1 if one has none.
@@ -71,17 +77,18 @@ def score(
     """
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}; it must be at least 1")
+    where = runner_named(runner) if runner else None
     shards = list_shards(paths)
     if shards:
         if output is None or format not in (None, "parquet") or html is not None:
             raise UserError("shards give parquet files: name a folder with --output, without --format and --html")
-        return _score_shards(row_files(shards, Path(output)), model, scorer, image, batch_size, device)
+        return _score_shards(row_files(shards, Path(output)), model, scorer, image, batch_size, device, where)
     files = list_images(paths)
     if html is not None:
         from redaes.evaluation.html import refuse_unwritable
 
         refuse_unwritable(Path(html))
-    run = partial(score_with_progress, model=model, scorer=scorer, batch_size=batch_size, device=device)
+    run = partial(score_with_progress, model=model, scorer=scorer, batch_size=batch_size, device=device, runner=where)
     if output is None:
         rows = _score_to_stdout(run(files), _stdout_format(format))
     else:
@@ -93,25 +100,33 @@ def score(
 
 
 def _score_shards(
-    rows: Mapping[Path, Path], model: str, scorer: str, image: str, batch_size: int, device: str | None
+    rows: Mapping[Path, Path],
+    model: str,
+    scorer: str,
+    image: str,
+    batch_size: int,
+    device: str | None,
+    runner: PluginSpec | None,
 ) -> int:
     """Score shard after shard with one scorer, which is made when the first image needs it.
 
     A shard that cannot be read is reported, and the rest scored; where there is no other, it is the error.
     """
-    load = cache(partial(load_scorer, model, scorer=scorer, batch_size=batch_size, device=device))
     mark, failed = fingerprint(model, scorer), False
-    for number, (shard, file) in enumerate(rows.items(), 1):
-        print(f"shard {number} of {len(rows)}: {shard}", file=sys.stderr)
-        batches = score_shard(shard, file, load, mark, image=image, batch_size=batch_size)
-        try:
-            for batch in with_progress(batches, None):
-                failed = report_errors(batch) or failed
-        except ShardError as error:
-            if len(rows) == 1:
-                raise
-            print(printable(str(error)), file=sys.stderr)
-            failed = True
+    with ExitStack() as stack:
+        made = partial(opened, model, scorer=scorer, batch_size=batch_size, device=device, runner=runner)
+        load = cache(lambda: stack.enter_context(made()))
+        for number, (shard, file) in enumerate(rows.items(), 1):
+            print(f"shard {number} of {len(rows)}: {shard}", file=sys.stderr)
+            batches = score_shard(shard, file, load, mark, image=image, batch_size=batch_size)
+            try:
+                for batch in with_progress(batches, None):
+                    failed = report_errors(batch) or failed
+            except ShardError as error:
+                if len(rows) == 1:
+                    raise
+                print(printable(str(error)), file=sys.stderr)
+                failed = True
     return int(failed)
 
 
