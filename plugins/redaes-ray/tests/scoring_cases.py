@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import ray
 from PIL import Image
 
 from redaes.inference import Score
