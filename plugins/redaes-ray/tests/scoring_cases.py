@@ -12,7 +12,8 @@ from PIL import Image
 
 from redaes.inference import Score
 from redaes.inference.asking import LoadedScorer
-from redaes_ray.scoring import Placement, RayScorers, scorers
+from redaes.inference.pools import RemoteImage
+from redaes_ray.scoring import Placement, RayScorers, images, scorers
 
 
 class OnCluster:
@@ -34,6 +35,10 @@ class OnCluster:
     def scorers(self, make: Callable[[], LoadedScorer]) -> AbstractContextManager[RayScorers]:
         """Of a cluster."""
         return scorers(make, self.placement, self.address)
+
+    def images(self, urls: Sequence[str]) -> list[RemoteImage]:
+        """Of object stores."""
+        return images(urls)
 
 
 class Brightness:

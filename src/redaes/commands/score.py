@@ -22,7 +22,7 @@ from redaes.inference.listing import (
     rows_to_keep,
     to_line,
 )
-from redaes.inference.pools import runner_named
+from redaes.inference.pools import RemoteImage, is_url, runner_named, scoring_runner
 from redaes.inference.shards import ShardError, list_shards, row_files, score_shard
 from redaes.inference.terminal import print_table, report_errors, score_with_progress, with_progress
 from redaes.registry import PluginSpec
@@ -56,7 +56,8 @@ def score(
 
     Args:
         paths: image files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'; or shards, such as
-            'shards/*.tar', and folders of them.
+            'shards/*.tar', and folders of them; or, with a runner that reads them, addresses such as
+            's3://bucket/photos'.
         model: a trained checkpoint folder, or 'nano', the small model that comes with the package.
         format: table (for the terminal), jsonl, csv or parquet. Default: by the ending of --output, else table.
         output: file to write to instead of the terminal; for shards the folder for their rows.
@@ -78,12 +79,15 @@ def score(
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}; it must be at least 1")
     where = runner_named(runner) if runner else None
-    shards = list_shards(paths)
+    elsewhere = [path for path in paths if is_url(path)]
+    shards = [] if elsewhere else list_shards(paths)
     if shards:
         if output is None or format not in (None, "parquet") or html is not None:
             raise UserError("shards give parquet files: name a folder with --output, without --format and --html")
         return _score_shards(row_files(shards, Path(output)), model, scorer, image, batch_size, device, where)
-    files = list_images(paths)
+    if elsewhere and (where is None or len(elsewhere) < len(paths) or html is not None):
+        raise UserError(f"{elsewhere[0]} is read by a runner: add --runner, such as ray; no local paths and no --html")
+    files = scoring_runner(where).images(paths) if elsewhere and where else list_images(paths)
     if html is not None:
         from redaes.evaluation.html import refuse_unwritable
 
@@ -95,7 +99,8 @@ def score(
         path = Path(output)
         rows = _score_to_file(files, run, path, _file_format(format, path), fingerprint(model, scorer))
     if html is not None:
-        write_contact_sheet(Path(html), paths, rows, rows, files, ranked=False)
+        local = [file for file in files if isinstance(file, Path)]
+        write_contact_sheet(Path(html), paths, rows, rows, local, ranked=False)
     return int(any(row.score is None for row in rows))
 
 
@@ -144,8 +149,8 @@ def _score_to_stdout(batches: Iterable[list[Row]], form: Literal["table", "jsonl
 
 
 def _score_to_file(
-    files: Sequence[Path],
-    run: Callable[[Sequence[Path]], Iterable[list[Row]]],
+    files: Sequence[Path | RemoteImage],
+    run: Callable[[Sequence[Path | RemoteImage]], Iterable[list[Row]]],
     output: Path,
     form: FileFormat,
     model: str,

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from redaes.data.ahead import ahead
-from redaes.data.images import VIEW_SIDE, ImageError, open_image
+from redaes.data.images import VIEW_SIDE, ImageError, decode, open_image
 from redaes.errors import UserError
 from redaes.inference import ScorerProtocol
 from redaes.inference.asking import Asking, LoadedScorer, Outcome, Read
-from redaes.inference.pools import ScorerPool, scoring_runner
+from redaes.inference.pools import RemoteImage, ScorerPool, scoring_runner
 from redaes.registry import PluginSpec
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ class Row:
 
 
 def score_files(
-    files: Sequence[Path], scorer: ScorerProtocol | ScorerPool, model: str, *, batch_size: int = 16
+    files: Sequence[Path | RemoteImage], scorer: ScorerProtocol | ScorerPool, model: str, *, batch_size: int = 16
 ) -> Iterator[list[Row]]:
     """Score files in batches; the next batch is read while the present one is scored.
 
     Args:
-        files: image files, readable or not.
+        files: image files, readable or not, or images elsewhere.
         scorer: sees each readable image at most `VIEW_SIDE` pixels wide and high, or as its `view_side` says; or many.
         model: fingerprint to write into the rows.
         batch_size: files per batch.
@@ -138,8 +138,15 @@ def _read(read: "Callable[[T, int], Image]", item: T, side: int) -> Read:
         return Read(error)
 
 
-def _open_file(path: Path, side: int) -> "Image":
-    return open_image(path, max_side=side)
+def _open_file(file: Path | RemoteImage, side: int) -> "Image":
+    if isinstance(file, Path):
+        return open_image(file, max_side=side)
+    try:
+        return decode(file.fetch(file.url), file.url, max_side=side)
+    except ImageError:
+        raise
+    except UserError as error:
+        raise ImageError(file.url, str(error)) from error
 
 
 def _row(name: str, outcome: Outcome, model: str) -> Row:
@@ -199,14 +206,14 @@ def load_scorer(
     return made
 
 
-def display_path(path: Path) -> str:
-    """The path as UTF-8 text; bytes that are not UTF-8 are written as escapes.
+def display_path(path: Path | RemoteImage) -> str:
+    """The path or URL as UTF-8 text; bytes that are not UTF-8 are written as escapes.
 
     Example:
         >>> display_path(Path("a/b.jpg"))
         'a/b.jpg'
     """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return os.fsencode(path if isinstance(path, Path) else path.url).decode("utf-8", "backslashreplace")
 
 
 def printable(text: str) -> str:

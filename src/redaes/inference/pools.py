@@ -7,6 +7,7 @@ back as plain values: whoever asks writes them down, as of a scorer in this proc
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 from redaes.errors import UserError
@@ -18,6 +19,19 @@ T = TypeVar("T")
 
 KILLED = "killed the scorer's process"
 """The error of an image that no scorer's process survives."""
+
+
+@dataclass(frozen=True)
+class RemoteImage:
+    """An image that a runner can read and this machine need not: an object of a bucket.
+
+    Attributes:
+        url: what it is called.
+        fetch: gives the bytes at a URL, or raises a `UserError`; picklable.
+    """
+
+    url: str
+    fetch: Callable[[str], bytes]
 
 
 @runtime_checkable
@@ -62,6 +76,19 @@ class ScoringRunner(Protocol):
             UserError: it cannot be opened there.
         """
         ...
+
+    def images(self, urls: Sequence[str]) -> list[RemoteImage]:
+        """Every image at or under URLs, each once, in the order of the URLs and then of names.
+
+        Raises:
+            UserError: a place that cannot be listed, or without an image.
+        """
+        ...
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is an address, such as `s3://bucket/photos`, that a runner may know how to read."""
+    return "://" in path
 
 
 def runner_named(name: str) -> PluginSpec:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from redaes.inference.listing import Row, fingerprint, opened, printable, score_files
+from redaes.inference.pools import RemoteImage
 from redaes.registry import PluginSpec
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _WIDTH_WITHOUT_TERMINAL = 160
 
 
 def score_with_progress(
-    files: Sequence[Path],
+    files: Sequence[Path | RemoteImage],
     model: str,
     *,
     scorer: str,

@@ -24,16 +24,19 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from redaes.data.images import VIEW_SIDE, ImageError
+from redaes.data.images import IMAGE_SUFFIXES, VIEW_SIDE, ImageError
 from redaes.errors import UserError
 from redaes.inference.asking import Asking, LoadedScorer, Outcome, Read, Said, ScorerGivenUp
-from redaes.inference.pools import KILLED
+from redaes.inference.pools import KILLED, RemoteImage
 from redaes_ray.cluster import enter_folder, join
+from redaes_ray.storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,8 +54,10 @@ IN_FLIGHT = 2
 """Blocks that a scorer has at a time: one to work on, and one that travels meanwhile."""
 HELD = 16_384
 """Images whose outcomes wait for those before them, at most."""
-DEATHS = 8
-"""Images in a row that kill a scorer's process, or scorers in a row that die while they open, before it ends [ours]."""
+DEADLY = 8
+"""Images in a row that each end two processes of the scorer before it is given up [ours]."""
+STILLBORN = 3
+"""Processes in a row that end while they open the scorer before it is given up [ours]."""
 PATIENCE = 30.0
 """Seconds without anything to do before it is said that the cluster has no room."""
 
@@ -127,6 +132,62 @@ def scorers(
     """
     join(address)
     return RayScorers(make, placement)
+
+
+def images(urls: Sequence[str]) -> list[RemoteImage]:
+    """Every image at or under URLs; see `redaes.inference.pools.ScoringRunner`.
+
+    Args:
+        urls: of folders, which are searched recursively as local ones are, and of single files.
+
+    Raises:
+        UserError: a place that cannot be listed, or without an image.
+    """
+    found = [image for url in urls for image in _images_at(url)]
+    return list(dict.fromkeys(found))
+
+
+def _images_at(url: str) -> list[RemoteImage]:
+    place = Storage.of(url)
+    names = [stored.name.lstrip("/") for stored in place.files("", recursive=True)]
+    names = [name for name in names if _is_image(PurePosixPath(name))]
+    if names:
+        return [RemoteImage(place.where(name), fetch) for name in names]
+    folder, name = _split(url)
+    if not _storage(folder).exists(name):
+        raise UserError(f"no images at {place.url} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    return [RemoteImage(_storage(folder).where(name), fetch)]
+
+
+def _is_image(name: PurePosixPath) -> bool:
+    return name.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in name.parts)
+
+
+def fetch(url: str) -> bytes:
+    """The bytes at a URL.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    folder, name = _split(url)
+    return _storage(folder).read(name)
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Folder, with the settings of the URL, and name in it.
+
+    Example:
+        >>> _split("s3://bucket/photos/a.jpg?region=eu-west-1")
+        ('s3://bucket/photos?region=eu-west-1', 'a.jpg')
+    """
+    place, question, settings = url.partition("?")
+    folder, _, name = place.rstrip("/").rpartition("/")
+    return f"{folder}{question}{settings}", name
+
+
+@lru_cache(maxsize=64)
+def _storage(folder: str) -> Storage:
+    return Storage.of(folder)
 
 
 class _Opened(NamedTuple):
@@ -384,9 +445,9 @@ class RayScorers(AbstractContextManager["RayScorers"]):
             opened: _Opened = ray.get(actor.opening)
         except RayActorError as error:
             self._failures += 1
-            if self._failures >= DEATHS:
+            if self._failures >= STILLBORN:
                 raise UserError(
-                    f"{DEATHS} processes in a row ended while they opened the scorer: {_line(error)}"
+                    f"{STILLBORN} processes in a row ended while they opened the scorer: {_line(error)}"
                 ) from error
             self._replace(actor)
             return None
@@ -446,8 +507,8 @@ class RayScorers(AbstractContextManager["RayScorers"]):
         for answer in answers:
             if answer.given_up:
                 raise ScorerGivenUp(answer.given_up)
-        if killed >= DEATHS:
-            raise ScorerGivenUp(f"{DEATHS} images in a row have each ended two processes of the scorer")
+        if killed >= DEADLY:
+            raise ScorerGivenUp(f"{DEADLY} images in a row have each ended two processes of the scorer")
 
     def __exit__(self, *exception: object) -> None:
         """The processes end."""
