@@ -56,7 +56,7 @@ from redaes_ray.storage import Missing, Storage
 BATCH = 4096
 """Rows in one commit, at most."""
 
-GATHER_LOCALLY = 0.005
+GATHER_LOCALLY = 0.05
 """Seconds between two commits to a folder where several callers wait."""
 
 GATHER = 0.05

@@ -261,6 +261,15 @@ class Limiter:
             log.debug("%s", stopped)
         return self._snapshot
 
+    def standing(self) -> Standing:
+        """How things stand, over all workers.
+
+        Raises:
+            Stopped: the keeper is dead.
+        """
+        standing: Standing = self.ask("standing")
+        return standing
+
     @property
     def stopped(self) -> str:
         """Why nothing more is asked; empty while it is."""
@@ -369,8 +378,7 @@ class RemoteGate:
         Raises:
             Stopped: the keeper is dead.
         """
-        standing: Standing = self.limiter.ask("standing")
-        return standing
+        return self.limiter.standing()
 
     def begin(self, block: str, sources: Sequence[str]) -> int:
         """This process begins to work on a block of sources; `end` must follow, however the work ends.
