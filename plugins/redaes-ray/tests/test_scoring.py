@@ -21,12 +21,16 @@ from tests.data.benchmarks.layouts import write_ava
 
 from redaes.cli import main
 from redaes.errors import UserError
+from redaes.evaluation.scoring import read_file
+from redaes.inference.asking import LoadedScorer
 from redaes.inference.listing import Row, read_rows
-from redaes_ray.scoring import Placement
+from redaes_ray.scoring import Placement, scorers
 from redaes_ray.storage import Storage
 
 CASES = str(Path(__file__).parent)
 sys.path.insert(0, CASES)
+from scoring_cases import Brightness  # noqa: E402  (as the workers do)
+
 RUNNER = "scoring_cases.OnCluster"
 
 
@@ -110,6 +114,7 @@ def test_scorers_have_a_gpu_each_or_a_machine_each() -> None:
         Placement(actors=0)
 
 
+@pytest.mark.slow
 def test_rows_of_the_real_model_are_those_of_one_machine(cluster, photographs, tmp_path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 90, 120, 3), dtype=np.uint8)
     for number, pixels in enumerate(noise):
@@ -143,6 +148,7 @@ def test_images_have_their_own_rows_in_order_and_both_scorers_work(cluster, phot
     assert len({line.split()[1] for line in log.read_text().splitlines()}) == 2
 
 
+@pytest.mark.slow
 def test_a_machine_may_go_while_its_scorer_works(cluster, photographs, tmp_path) -> None:
     log = tmp_path / "log"
     machine = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
@@ -160,6 +166,7 @@ def test_a_machine_may_go_while_its_scorer_works(cluster, photographs, tmp_path)
     assert Counter(row.error for row in rows if row.score is None).total() == 3
 
 
+@pytest.mark.slow
 def test_a_run_whose_driver_is_killed_is_gone_on_with(cluster, photographs, tmp_path) -> None:
     log, output = tmp_path / "log", tmp_path / "rows.jsonl"
     words = ("score", photographs, "--output", output, *by("Brightness", f"{log}|0.1"), "--runner", RUNNER)
@@ -188,6 +195,7 @@ def test_an_image_that_kills_a_process_twice_is_left_out_and_no_other(cluster, p
     assert seen(log)[13] == 2
 
 
+@pytest.mark.slow
 def test_a_scorer_that_no_process_survives_ends_the_run(cluster, photographs, tmp_path, capsys) -> None:
     log = tmp_path / "log"
     code = main(["score", str(photographs), *map(str, by("AlwaysDeadly", log)), "--runner", RUNNER])
@@ -196,6 +204,16 @@ def test_a_scorer_that_no_process_survives_ends_the_run(cluster, photographs, tm
     code = main(["score", str(photographs), *map(str, by("NeverOpens", "")), "--runner", RUNNER])
     assert code == 2
     assert "3 processes in a row ended while they opened the scorer" in capsys.readouterr().err
+
+
+def test_machines_with_different_models_are_not_mixed(cluster, photographs) -> None:
+    def make() -> LoadedScorer:
+        return LoadedScorer("moody", str(os.getpid()), Brightness(os.devnull), 4)
+
+    paths = sorted(photographs.glob("0*.png"))
+    with pytest.raises(UserError, match="different models"), scorers(make, Placement(2, num_cpus=0.5)) as pool:
+        for _ in range(200):  # until the second is open too
+            assert sum(map(len, pool.ask(paths, read_file))) == len(paths)
 
 
 def test_shards_give_the_same_files_of_rows(cluster, tmp_path) -> None:
@@ -226,6 +244,7 @@ def evaluated(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, 
     return code, [{key: value for key, value in result.items() if key != "seconds"} for result in results]
 
 
+@pytest.mark.slow
 def test_benchmarks_come_out_the_same(cluster, tmp_path, capsys) -> None:
     from redaes.evaluation.predictions import Predictions
 

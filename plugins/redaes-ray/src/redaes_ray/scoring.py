@@ -29,7 +29,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from redaes.data.images import IMAGE_SUFFIXES, VIEW_SIDE, ImageError
 from redaes.errors import UserError
@@ -334,20 +334,21 @@ class RayScorers(AbstractContextManager["RayScorers"]):
 
     def __init__(self, make: Callable[[], LoadedScorer], placement: Placement) -> None:
         self._make = ray.put(make)
-        self._placed = placement.on([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        self._placed = placement.on([node["Resources"] for node in _nodes() if node["Alive"]])
         self._actors: list[_Actor] = []
         self._failures = 0
+        self.fingerprint = ""
         try:
             for _ in range(self._placed.actors):
                 self._start()
             facts = None
             while facts is None:  # the others may still be opening when the first begins
                 told = self._next()
-                facts = self._begun(next(actor for actor in self._actors if actor.opening == told))
+                facts = self._begun(next(actor for actor in self._actors if actor.opening == told), told)
         except BaseException:
             self.__exit__()
             raise
-        self.fingerprint, self.batch_size, self._side, _ = facts
+        self.batch_size, self._side = facts.batch_size, facts.side
 
     def ask(self, items: Sequence[T], read: Callable[[T, int], Read]) -> Generator[list[Said], None, None]:
         """What the scorers say of images; see `redaes.inference.pools.ScorerPool`."""
@@ -369,6 +370,8 @@ class RayScorers(AbstractContextManager["RayScorers"]):
                     if ready:
                         yield ready
                     self._check(answers, killed)
+        except RayError as error:  # such as pixels that are lost with their machine, and cannot be read again
+            raise UserError(f"Ray gave up: {_line(error)}; run the same command again to go on") from error
         finally:
             for actor in self._actors:  # where nobody waits for the rest
                 actor.works.clear()
@@ -386,7 +389,7 @@ class RayScorers(AbstractContextManager["RayScorers"]):
         told = self._next()
         actor = next(actor for actor in self._actors if told == actor.opening or told in actor.works)
         if told == actor.opening:
-            self._begun(actor)
+            self._begun(actor, told)
             return [], 0
         try:
             answered: _Answered = ray.get(told)
@@ -427,7 +430,7 @@ class RayScorers(AbstractContextManager["RayScorers"]):
 
     def _start(self) -> None:
         """Another actor; it opens its scorer when the cluster has room for it."""
-        handle = (
+        handle: Any = (
             ray.remote(Scorer)
             .options(
                 num_gpus=self._placed.num_gpus,
@@ -439,10 +442,10 @@ class RayScorers(AbstractContextManager["RayScorers"]):
         )
         self._actors.append(_Actor(handle, handle.open.remote()))
 
-    def _begun(self, actor: _Actor) -> _Opened | None:
+    def _begun(self, actor: _Actor, opening: "ray.ObjectRef[Any]") -> _Opened | None:
         """What an actor says of its scorer now that it has opened it; None if it died, and another takes its place."""
         try:
-            opened: _Opened = ray.get(actor.opening)
+            opened: _Opened = ray.get(opening)
         except RayActorError as error:
             self._failures += 1
             if self._failures >= STILLBORN:
@@ -455,6 +458,9 @@ class RayScorers(AbstractContextManager["RayScorers"]):
             raise UserError(f"the scorer cannot be opened on the cluster: {_line(error.cause)}") from error
         if opened.refused:
             raise UserError(opened.refused)
+        if opened.fingerprint != (self.fingerprint or opened.fingerprint):
+            raise UserError(f"machines have different models: {self.fingerprint} and {opened.fingerprint}")
+        self.fingerprint = opened.fingerprint
         self._failures, actor.opening = 0, None
         return opened
 
@@ -515,6 +521,11 @@ class RayScorers(AbstractContextManager["RayScorers"]):
         for actor in self._actors:
             ray.kill(actor.handle)
         self._actors.clear()
+
+
+def _nodes() -> list[dict[str, Any]]:
+    list_them: Callable[[], list[dict[str, Any]]] = ray.nodes
+    return list_them()
 
 
 def _line(error: BaseException) -> str:
