@@ -211,9 +211,14 @@ def test_machines_with_different_models_are_not_mixed(cluster, photographs) -> N
         return LoadedScorer("moody", str(os.getpid()), Brightness(os.devnull), 4)
 
     paths = sorted(photographs.glob("0*.png"))
-    with pytest.raises(UserError, match="different models"), scorers(make, Placement(2, num_cpus=0.5)) as pool:
-        for _ in range(200):  # until the second is open too
-            assert sum(map(len, pool.ask(paths, read_file))) == len(paths)
+
+    def ask_until_both_are_open() -> None:
+        with scorers(make, Placement(2, num_cpus=0.5)) as pool:
+            for _ in range(200):
+                assert sum(map(len, pool.ask(paths, read_file))) == len(paths)
+
+    with pytest.raises(UserError, match="different models"):
+        ask_until_both_are_open()
 
 
 def test_shards_give_the_same_files_of_rows(cluster, tmp_path) -> None:
