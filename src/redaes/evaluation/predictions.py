@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from redaes.data.benchmarks import Item
 from redaes.errors import UserError
+from redaes.inference.asking import Status
 from redaes.registry import optional
 
-Status = Literal["ok", "unparsed", "unreadable", "failed"]
 SETTLED: frozenset[Status] = frozenset({"ok", "unparsed"})
 """Of which another try would bring nothing new: the answer is there. The others are tried again in the next run."""
 
