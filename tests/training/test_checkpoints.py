@@ -185,14 +185,14 @@ def test_who_is_asked_to_stop_writes_a_checkpoint_after_the_step_and_goes_on_lat
     expected, _ = run(tmp_path / "whole", stage(), options, every_n_steps=99)
     handlers, root = [signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGTERM)], tmp_path / "asked"
     with pytest.raises(SystemExit) as stopped:
-        run(root, stage(), options, more=[Asking(number, batch=4)], every_n_steps=99)
+        run(root, stage(), options, more=[Asking(number, batch=5)], every_n_steps=99)
     assert stopped.value.code == 75
     assert "stopped on request after step 3" in capsys.readouterr().err
     assert [signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGTERM)] == handlers
-    assert [path.name for path in (root / "checkpoints").iterdir()] == ["step=3-batch=5.ckpt"]
+    assert [path.name for path in (root / "checkpoints").iterdir()] == ["step=3-batch=6.ckpt"]
     assert not list(root.glob("hpc_ckpt_*"))
     found, batches = run(root, stage(), options, every_n_steps=99)
-    assert len(batches) == 3
+    assert len(batches) == 4
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     assert rows(root) == rows(tmp_path / "whole")
 
