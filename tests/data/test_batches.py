@@ -95,7 +95,7 @@ def runs(draw):
 
 
 def epoch_s_steps(make, placement, epoch, start=0):
-    """The optimiser steps of an epoch, but for `start` batches: each the items of all its parts and processes in order."""
+    """The steps of an epoch but for `start` batches: each the items of all its parts and processes, in order."""
     world, parts = placement
     shares = [list(make(world, parts, rank, epoch=epoch, start=start)) for rank in range(world)]
     assert len({len(batches) for batches in shares}) == 1

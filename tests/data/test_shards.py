@@ -156,7 +156,9 @@ def test_rows_of_a_tar_that_do_not_fit_are_refused(copy):
     row = members[2][0]
     assert row.endswith(".json")
     assert "'delta'" in problem(lambda members: without("delta", row))
-    assert "delta" in problem(lambda m: [(n, d.replace(b'"delta": ', b'"delta": 9')) if n == row else (n, d) for n, d in m])
+    assert "delta" in problem(
+        lambda m: [(n, d.replace(b'"delta": ', b'"delta": 9')) if n == row else (n, d) for n, d in m]
+    )
     assert "it has 1 images for the columns source_image, edited_image" in problem(lambda members: members[1:])
     assert "is not of row" in problem(lambda members: members[3:])
     assert "is not of row" in problem(lambda members: [("../../etc/passwd", b"x"), *members])

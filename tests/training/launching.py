@@ -60,6 +60,8 @@ def environment(**more):
 
 def torchrun(words, root, *options, **more):
     """Start torchrun in a session of its own; its output goes to `output.log` in the run's folder."""
+    # Else workers that are started again may find the addresses of those before (pytorch/pytorch#135712).
+    more = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **more}
     root.mkdir(parents=True, exist_ok=True)
     with (root / "output.log").open("ab") as log:
         return subprocess.Popen(
@@ -130,7 +132,9 @@ def curves(root):
     """The logged columns of training, in order of the steps; how much of a cache was hit is not of interest."""
     with (root / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return {n: [float(row[n]) for row in rows if row[n]] for n in rows[0] if n.startswith("train/") and "cache" not in n}
+    return {
+        n: [float(row[n]) for row in rows if row[n]] for n in rows[0] if n.startswith("train/") and "cache" not in n
+    }
 
 
 def weights(root):

@@ -134,6 +134,7 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
     """
     from lightning.pytorch import LightningDataModule, LightningModule
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
     from omegaconf.errors import OmegaConfBaseException
 
     # Their classes are found by short name once they are imported.
@@ -145,7 +146,7 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
     import redaes.training.sft  # noqa: F401
     from redaes.arguments import OneLineErrors, shorten
     from redaes.training.checkpoints import Checkpoints
-    from redaes.training.launchers import launched_processes
+    from redaes.training.launchers import advice, launched_processes
     from redaes.training.memory import explained_out_of_memory
 
     read_plugins()
@@ -172,6 +173,8 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
 
         def before_instantiate_classes(self) -> None:
             if chosen == "fit":
+                if (line := advice()) and rank_zero_only.rank == 0:
+                    print(line, file=sys.stderr)
                 _prepare_folder(self.config.fit.trainer.default_root_dir, fresh)
 
         def instantiate_trainer(self, **kwargs: Any) -> Any:

@@ -204,7 +204,7 @@ class _DatasetModule(LightningDataModule):
 
 
 def _accumulate(trainer: Any, parts: int) -> None:
-    """Have a Trainer take an optimiser step every `parts` batches; what it counts in batches is the same steps as before.
+    """Have a Trainer take a step every `parts` batches; what it counts in batches stays the same steps.
 
     Args:
         trainer: that has not begun.

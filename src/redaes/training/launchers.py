@@ -41,3 +41,23 @@ def times_restarted(environment: Mapping[str, str] = os.environ) -> int:
         (2, 0)
     """
     return sum(int(environment.get(name) or 0) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
+def advice(environment: Mapping[str, str] = os.environ) -> str | None:
+    """What is better set before torchrun starts, in one line; None where nothing is.
+
+    Workers that torchrun starts again take a store over from those before, with their addresses in it, and may wait for
+    processes that are gone (pytorch/pytorch#135712).
+
+    Example:
+        >>> advice({"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3"})[:42]
+        'set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 f'
+        >>> advice({"TORCHELASTIC_USE_AGENT_STORE": "False", "TORCHELASTIC_MAX_RESTARTS": "3"})
+    """
+    shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        return (
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun: without it, workers that it starts again may try "
+            "to reach those before"
+        )
+    return None
