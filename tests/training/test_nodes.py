@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from redaes.commands.export import export as export_command
 from redaes.data.export import export
@@ -32,6 +34,7 @@ from tests.training.launching import (
     steps_done,
     torchrun,
     wait_for_step,
+    weights,
     workers,
 )
 
@@ -183,6 +186,33 @@ def test_pieces_of_four_processes_are_exported_by_one(words, undisturbed, tmp_pa
     assert identical(run, tmp_path / "run2")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles its CPU communication")
+def test_zero3_trains_the_same_direction_and_goes_on_after_a_worker_was_killed(
+    words, checkpoint, undisturbed, tmp_path
+):
+    """In bfloat16 with float32 copies, without Lightning's check for CUDA; the steps are accumulated from two parts."""
+    pytest.importorskip("deepspeed")
+    root = tmp_path / "run"
+    zero3 = [
+        "--trainer.strategy=tests.training.fitting_processes.ZeroOnCPU", "--trainer.strategy.config=zero3",
+        "--trainer.precision=bf16-mixed", "--model.backbone.dtype=bfloat16",
+    ]  # fmt: skip
+    options = ["--standalone", "--nproc-per-node=2", "--max-restarts=3"]
+    process = torchrun([*words("sft"), *zero3], root, *options, DS_ACCELERATOR="cpu")
+    wait_for_step(process, root, 3)
+    os.kill(workers(process)[1], signal.SIGKILL)
+    finish(process, root)
+    assert "continuing from" in said(root)
+    assert len(curves(root)["train/loss"]) == STEPS
+    before = load_file(checkpoint / "model.safetensors")
+    ours, theirs = (
+        torch.cat([(weights(place)[name].float() - before[name].float()).flatten() for name in sorted(before)])
+        for place in (undisturbed("sft"), root)
+    )
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.9
+
+
 # --- SLURM -----------------------------------------------------------------------------------------------------------
 
 SRUN = f'''#!{sys.executable}
@@ -225,7 +255,7 @@ def sbatch(folder, words, root, job, **more):
     root.mkdir(exist_ok=True)
     variables = {
         "PATH": f"{folder}{os.pathsep}{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
-        "SLURM_JOB_ID": str(job), "SLURM_JOB_NAME": "redaes", "SLURM_NTASKS": "2", "SLURM_NNODES": "2",
+        "SLURM_JOB_ID": str(job), "SLURM_JOB_NAME": "redaes", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2",
         "SLURM_NODELIST": "127.0.0.1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
     }  # fmt: skip
     script = ROOT / "configs" / "slurm" / "fit.sbatch"
