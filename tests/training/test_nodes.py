@@ -255,7 +255,8 @@ def sbatch(folder, words, root, job, **more):
     root.mkdir(exist_ok=True)
     variables = {
         "PATH": f"{folder}{os.pathsep}{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
-        "SLURM_JOB_ID": str(job), "SLURM_JOB_NAME": "redaes", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2",
+        "SLURM_JOB_ID": str(job), "SLURM_JOB_NAME": "redaes", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "2",
         "SLURM_NODELIST": "127.0.0.1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
     }  # fmt: skip
     script = ROOT / "configs" / "slurm" / "fit.sbatch"
