@@ -128,6 +128,20 @@ def wait_for_step(process, root, step, timeout=300):
         time.sleep(0.02)
 
 
+def wait_for_listener(process, port, timeout=100):
+    """Until something on this machine answers at a port."""
+    last = time.monotonic() + timeout
+    while True:
+        assert process.poll() is None
+        assert time.monotonic() < last
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+
+
 def curves(root):
     """The logged columns of training, in order of the steps; how much of a cache was hit is not of interest."""
     with (root / "metrics.csv").open() as file:

@@ -11,6 +11,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -33,6 +34,7 @@ from tests.training.launching import (
     said,
     steps_done,
     torchrun,
+    wait_for_listener,
     wait_for_step,
     weights,
     workers,
@@ -107,7 +109,7 @@ def test_shards_train_what_the_dataset_does_bit_by_bit(dataset, words, undisturb
     finish(torchrun(sharded, tmp_path / "run", *two), tmp_path / "run")
     assert "continuing from" in said(tmp_path / "run")
     assert identical(undisturbed(stage, 2), tmp_path / "run")
-    assert curves(undisturbed(stage, 2)) == curves(tmp_path / "run")
+    np.testing.assert_equal(curves(tmp_path / "run"), curves(undisturbed(stage, 2)))  # no answer: no score, NaN
 
 
 @pytest.mark.slow
@@ -145,10 +147,12 @@ def test_two_machines_go_on_as_one_when_the_other_is_lost(words, checkpoint, und
     """Four processes, then two: the steps and the memory of each process stay what they were."""
     root, port = tmp_path / "run", free_port()
     first = agent([*words("sft"), f"--trainer.strategy={strategy}"], root, port, "1:2")
+    # Here both are the machine of the rendezvous, and whoever comes first holds it.
+    wait_for_listener(first, port)
     second = agent([*words("sft"), f"--trainer.strategy={strategy}"], root, port, "1:2")
     try:
         wait_for_step(first, root, 3)
-        lost = [pid for pid in (*descendants(second.pid), second.pid)]
+        lost = [*descendants(second.pid), second.pid]
         assert len(workers(first)) == len(workers(second)) == 2
         for pid in lost:
             os.kill(pid, signal.SIGKILL)
