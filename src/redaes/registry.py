@@ -59,6 +59,7 @@ PACKAGES = {
     ("rollouts", "vllm"): "redaes-vllm",
     ("rollouts", "vllm_server"): "redaes-vllm",
     ("scorers", "pyiqa"): "redaes-pyiqa",
+    ("runners", "ray"): "redaes-ray",
 }
 
 DISABLE = "REDAES_DISABLE_PLUGINS"

@@ -27,6 +27,7 @@ def build(
     workers: int | None = None,
     budget: float | None = None,
     ledger: str = "",
+    runner: str = "",
     set: list[str] | None = None,
     overwrite: bool = False,
 ) -> int:
@@ -42,6 +43,8 @@ def build(
             byte of the dataset.
         budget: what the calls in the ledger may cost in all, in the price table's currency.
         ledger: folder of the answers, which several datasets may share; default the output with .ledger at its end.
+        runner: how the work is spread: processes, threads, serial, or a package's, such as ray, over a cluster. It
+            does not change a byte either. Default: the config's, or what suits the plug-ins.
         set: override any key of the config, e.g. --set sources.train=50 --set groups.train=5 --set judges.0=pixel/tone.
         overwrite: replace a finished dataset, whatever it was made of.
     """
@@ -54,7 +57,7 @@ def build(
         root = photos.replace("${", "\\${")  # a name, not an interpolation
         replace["source"] = {"class_path": "folder", "init_args": {"root": root}}
         overrides = ["split.test=[]", "split.validation=[]", *overrides]
-    for key, value in (("seed", seed), ("mode", mode)):
+    for key, value in (("seed", seed), ("mode", mode), ("runner", runner or None)):
         if value is not None:
             overrides.append(f"{key}={value}")
     loaded = load_config(resolve_config(config), overrides, replace)
@@ -70,20 +73,22 @@ def retry(output: str, workers: int | None = None, budget: float | None = None, 
         budget: as for build; default as it was built.
         ledger: as for build.
     """
-    from redaes.engine.build import ledger_of, noted_build
+    from redaes.engine.build import choose_runner, ledger_of, noted_build, open_ledger, read_ledger
     from redaes.engine.config import EngineConfig
-    from redaes.engine.ledger import Ledger
     from redaes.engine.preflight import check_before_paying
     from redaes.engine.stages import Crew
 
     path = Path(output)
-    folder = Path(ledger) if ledger else ledger_of(path)
-    noted = noted_build(folder, path)
+    folder = ledger or ledger_of(path)
+    with read_ledger(folder, output) as book:
+        noted = noted_build(book, path)
     if noted is None:
         raise UserError(f"nothing was built at {output} with the ledger {folder}; run `redaes data build` first")
-    loaded = _with_flow(EngineConfig.model_validate({**noted.config, "flow": noted.flow}), workers, budget)
-    check_before_paying(Crew.from_config(loaded), loaded)  # what cannot be asked again is not forgotten
-    with Ledger.create_or_open(folder, name=output) as book:
+    values = {**noted.config, "flow": noted.flow, "runner": noted.runner}
+    loaded = _with_flow(EngineConfig.model_validate(values), workers, budget)
+    crew = Crew.from_config(loaded)
+    check_before_paying(crew, loaded)  # what cannot be asked again is not forgotten
+    with open_ledger(folder, output, choose_runner(loaded, crew)) as book:
         forgotten = book.forget_failures()
     news = f"{forgotten} calls that were given up are asked again" if forgotten else "no call was given up"
     print(f"{output}: {news}", file=sys.stderr)
@@ -110,7 +115,7 @@ def _build(config: "EngineConfig", output: Path, ledger: str, overwrite: bool) -
     progress = Progress()
     try:
         with progress:
-            built = build_dataset(config, output, None, progress, overwrite, Path(ledger) if ledger else None)
+            built = build_dataset(config, output, None, progress, overwrite, ledger or None)
     except KeyboardInterrupt:
         print(f"interrupted with {progress.reached} finished; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
@@ -136,7 +141,7 @@ def status(dataset: str, format: Literal["table", "json"] = "table", ledger: str
         format: table for people, json for programs.
         ledger: as for build.
     """
-    from redaes.engine.build import ledger_of
+    from redaes.engine.build import is_distributed, ledger_of
 
     path = Path(dataset)
     if (path / "manifest.json").is_file():
@@ -144,8 +149,10 @@ def status(dataset: str, format: Literal["table", "json"] = "table", ledger: str
         told: dict[str, Any] = {"counts": info["counts"], **info["statistics"]}
         tables = _tables(info["statistics"])
     else:
-        folder = Path(ledger) if ledger else path if (path / "ledger.sqlite").is_file() else ledger_of(path)
-        if not (folder / "ledger.sqlite").is_file():
+        places: list[str | Path] = [ledger] if ledger else [dataset, ledger_of(path)]
+        found = (place for place in places if is_distributed(place) or (Path(place) / "ledger.sqlite").is_file())
+        folder = next(found, None)
+        if folder is None:
             raise UserError(f"no dataset at {dataset}, finished or begun; make one with `redaes data build`")
         told = _standing(folder, path)
         tables = _standing_tables(told)
@@ -159,16 +166,15 @@ def status(dataset: str, format: Literal["table", "json"] = "table", ledger: str
         console.print(table)
 
 
-def _standing(folder: Path, output: Path) -> dict[str, Any]:
+def _standing(folder: Path | str, output: Path) -> dict[str, Any]:
     """What a ledger says of itself and of the latest build of a dataset on it."""
-    from redaes.engine.build import noted_builds
-    from redaes.engine.ledger import Ledger
+    from redaes.engine.build import noted_builds, read_ledger
 
-    with Ledger.open_for_reading(folder) as book:
+    with read_ledger(folder) as book:
         builds = [
             {"output": noted.output, "sources": noted.sources, "done": book.results_count(noted.mark)}
-            for noted in noted_builds(folder)
-            if output == folder or noted.output == os.path.abspath(output)
+            for noted in noted_builds(book)
+            if str(output) == str(Path(folder)) or noted.output == os.path.abspath(output)
         ]
         return {"builds": builds, "calls": [total._asdict() for total in book.totals()]}
 

@@ -61,11 +61,11 @@ def report(
 
 def _totals(dataset: str, ledger: str) -> "list[Total] | None":
     """Sums over the calls of a ledger; None where none was named and none is beside the dataset."""
-    from redaes.engine.ledger import Ledger
+    from redaes.engine.build import read_ledger
 
     root = Path(os.path.abspath(dataset))
-    folder = Path(ledger) if ledger else root.with_name(f"{root.name}.ledger")
-    if not ledger and not folder.exists():
+    beside = root.with_name(f"{root.name}.ledger")
+    if not ledger and not beside.exists():
         return None
-    with Ledger.open_for_reading(folder, dataset) as opened:
+    with read_ledger(ledger or beside, dataset) as opened:
         return opened.totals()

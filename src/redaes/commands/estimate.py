@@ -97,9 +97,9 @@ def _seen(dataset: str) -> "list[Total]":
 
 def _totals(folder: Path, dataset: str) -> "list[Total]":
     """What a ledger has seen."""
-    from redaes.engine.ledger import Ledger
+    from redaes.engine.build import read_ledger
 
-    with Ledger.open_for_reading(folder, dataset) as ledger:
+    with read_ledger(folder, dataset) as ledger:
         return ledger.totals()
 
 

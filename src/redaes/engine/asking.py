@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redaes.calls import Role, UnusableAnswer
 from redaes.engine.calling import Lost
-from redaes.engine.objects import ObjectStore, Picture
+from redaes.engine.objects import Objects, Picture
 from redaes.records import Instruction, Record, Verdict, Verification
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Asking:
         source: the source's id, recorded with every call.
     """
 
-    def __init__(self, ask: Ask, objects: ObjectStore, source: str) -> None:
+    def __init__(self, ask: Ask, objects: Objects, source: str) -> None:
         self._ask = ask
         self._objects = objects
         self._source = source

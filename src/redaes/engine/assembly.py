@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from typing import IO, Any
 
 from redaes.data.manifest import canonical_json, read_records, write_atomically, write_records
 from redaes.engine.config import EngineConfig
-from redaes.engine.objects import ObjectStore
+from redaes.engine.objects import Objects
 from redaes.engine.plan import sample_calibration
 from redaes.engine.statistics import Statistics
 from redaes.engine.work import SourceResult
@@ -21,7 +20,7 @@ FILES = ("sources", "edits", "pairs", "groups")
 
 
 def assemble(
-    root: Path, results: Iterable[SourceResult | None], objects: ObjectStore, config: EngineConfig
+    root: Path, results: Iterable[SourceResult | None], objects: Objects, config: EngineConfig
 ) -> dict[str, Any]:
     """Write a dataset.
 
@@ -51,7 +50,7 @@ def assemble(
             for name, some in records.items():
                 counts[name] += _write(files[name], some)
             for name, sha in result.images.items():
-                shutil.copyfile(objects.path(sha), root / name)
+                objects.copy(sha, root / name)
             statistics.add(result.score, result.edits, pair, group, result.saved)
         for file in files.values():
             file.flush()
@@ -66,20 +65,6 @@ def assemble(
     }
     write_atomically(root / "manifest.json", json.dumps(info, indent=1, sort_keys=True) + "\n")
     return info
-
-
-def is_whole(objects: ObjectStore, sha: str) -> bool:
-    """Whether an image's file is there with the right checksums; the pixels are not decoded. A damaged one goes."""
-    from PIL import Image
-
-    path = objects.path(sha)
-    try:
-        with Image.open(path) as file:
-            file.verify()
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises on a broken PNG
-        path.unlink(missing_ok=True)
-        return False
-    return True
 
 
 def _write(file: IO[str], records: Iterable[Record | None]) -> int:

@@ -27,19 +27,21 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from redaes import __version__
-from redaes.data.manifest import Manifest, canonical_json, read_records, write_atomically
-from redaes.engine.assembly import assemble, is_whole
-from redaes.engine.calling import Calls, Stopped
+from redaes.data.manifest import Manifest, canonical_json, read_records
+from redaes.engine.assembly import assemble
+from redaes.engine.calling import Calls, Stopped, spent_of
 from redaes.engine.config import EngineConfig
-from redaes.engine.ledger import Ledger
+from redaes.engine.gate import GateProtocol
+from redaes.engine.ledger import Ledger, LedgerProtocol
 from redaes.engine.plan import Job, Plan, plan_jobs
 from redaes.engine.preflight import check_before_paying
-from redaes.engine.runners import ProcessRunner, Runner, ThreadRunner
+from redaes.engine.prices import PriceTable
+from redaes.engine.runners import DistributedRunner, ProcessRunner, Runner, ThreadRunner
 from redaes.engine.stages import Crew
 from redaes.engine.work import Outcome, SourceResult, WorkOnSource, Workshop, writing
 from redaes.errors import UserError
 from redaes.records import SCHEMA_VERSION, ScoreRecord
-from redaes.registry import create, identity_of
+from redaes.registry import PluginSpec, create, identity_of
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +87,15 @@ def build(
     runner: Runner | None = None,
     watch: Watch | None = None,
     overwrite: bool = False,
-    ledger: Path | None = None,
+    ledger: Path | str | None = None,
 ) -> Built:
     """Build a dataset, continue a killed build of it, or find it finished.
 
     Args:
         config: everything the dataset depends on, and how the work is done.
         output: the dataset's folder.
-        runner: how the work is spread; it does not change a byte. None: what suits the plug-ins.
+        runner: how the work is spread; it does not change a byte. None: the configuration's, or what suits the
+            plug-ins.
         watch: called at the beginning and after every source.
         overwrite: replace a finished dataset, whatever it was made of.
         ledger: its folder; None: `output` with `.ledger` at its end.
@@ -113,10 +116,10 @@ def build(
     check_before_paying(crew, config)
     runner = runner or choose_runner(config, crew)
     _make_room(output)
-    with Ledger.create_or_open(ledger or ledger_of(output), name=str(output)) as book:
-        shop = Workshop.open(config, crew, photos, book)
+    with open_ledger(ledger or ledger_of(output), str(output), runner) as book:
+        shop = Workshop.open(config, crew, photos, book, _shared_gate(runner, config, book))
         work = WorkOnSource(shop, fingerprint(config, plan, crew))
-        note_build(book.folder, work.build, output, config, len(plan))
+        note_build(book, work.build, output, config, len(plan))
         standing = _work_through(plan, work, shop, runner, watch)
         return Built(_replace(output, work, shop, plan, standing), already=False)
 
@@ -126,13 +129,69 @@ def ledger_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.ledger")
 
 
+def _shared_gate(runner: Runner, config: EngineConfig, book: LedgerProtocol) -> GateProtocol | None:
+    """Where the calls of all workers wait, if these are on several machines."""
+    if not isinstance(runner, DistributedRunner):
+        return None
+    return runner.open_gate(config.flow, spent_of(book), PriceTable(config.flow.prices).currency)
+
+
+def open_ledger(folder: Path | str, name: str, runner: Runner | None) -> LedgerProtocol:
+    """The ledger of a build: the runner's, if it brings one.
+
+    Args:
+        folder: path or address.
+        name: of the dataset.
+        runner: of the build; None: one of this machine.
+
+    Raises:
+        UserError: another build is using it, it cannot be written, or it is of another kind.
+    """
+    if isinstance(runner, DistributedRunner):
+        if (Path(folder) / "ledger.sqlite").is_file():
+            raise UserError(f"{folder} is the ledger of builds on one machine; choose another with --ledger")
+        return runner.open_ledger(_absolute(folder), name)
+    if is_distributed(folder):
+        raise UserError(f"{folder} is the ledger of builds by a cluster's runner; add --runner, or choose another")
+    return Ledger.create_or_open(folder, name=name)
+
+
+def read_ledger(folder: Path | str, name: str = "") -> LedgerProtocol:
+    """A ledger of whatever kind to look at, also while a build is writing to it.
+
+    Raises:
+        UserError: there is none, it is damaged, or the runner that wrote it is not installed.
+    """
+    if not is_distributed(folder):
+        return Ledger.open_for_reading(folder, name)
+    reader: DistributedRunner = create("runners", "ray")
+    return reader.read_ledger(_absolute(folder), name)
+
+
+def is_distributed(folder: Path | str) -> bool:
+    """Whether a ledger is one that the workers of a cluster write: on an object store, or in partitions."""
+    return "://" in str(folder) or (Path(folder) / "calls").is_dir()
+
+
+def _absolute(folder: Path | str) -> str:
+    return str(folder) if "://" in str(folder) else os.path.abspath(folder)
+
+
 def choose_runner(config: EngineConfig, crew: Crew) -> Runner:
-    """Threads where a plug-in waits for a model, processes where all of them only compute."""
+    """The configured one; else threads where a plug-in waits for a model, processes where all of them only compute."""
+    if config.runner is not None:
+        chosen: Runner = create("runners", config.runner)
+        return chosen
     workers = config.flow.workers
-    if any(getattr(member.plugin, "endpoint", "") for member in crew.members(config)):
+    if waits_for_models(crew, config):
         # A source asks one question at a time, and waits for the disk between two.
         return ThreadRunner(2 * config.flow.in_flight if workers is None else workers)
     return ProcessRunner(workers)
+
+
+def waits_for_models(crew: Crew, config: EngineConfig) -> bool:
+    """Whether any of the crew asks a model that limits can be set for; else all of them only compute."""
+    return any(getattr(member.plugin, "endpoint", "") for member in crew.members(config))
 
 
 def fingerprint(config: EngineConfig, plan: Plan, crew: Crew) -> str:
@@ -153,18 +212,16 @@ def fingerprint(config: EngineConfig, plan: Plan, crew: Crew) -> str:
     return digest.hexdigest()
 
 
-def note_build(folder: Path, mark: str, output: Path, config: EngineConfig, sources: int) -> None:
-    """Write down in the ledger's folder what is built on it, for `redaes data status` and `retry`."""
-    path = folder / "builds" / f"{mark}.json"
+def note_build(book: LedgerProtocol, mark: str, output: Path, config: EngineConfig, sources: int) -> None:
+    """Write down in the ledger what is built on it, for `redaes data status` and `retry`."""
     noted = {
         "output": str(output),
         "config": config.model_dump(mode="json"),
         "flow": config.flow.model_dump(mode="json"),
+        "runner": config.runner,
         "sources": sources,
     }
-    with writing(path):
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, json.dumps(noted, indent=1, sort_keys=True) + "\n")
+    book.put_note(mark, json.dumps(noted, indent=1, sort_keys=True) + "\n")
 
 
 class NotedBuild(NamedTuple):
@@ -175,17 +232,17 @@ class NotedBuild(NamedTuple):
     config: dict[str, Any]
     flow: dict[str, Any]
     sources: int
+    runner: PluginSpec | None = None
 
 
-def noted_builds(folder: Path) -> list[NotedBuild]:
+def noted_builds(book: LedgerProtocol) -> list[NotedBuild]:
     """All builds on a ledger, the latest first."""
-    notes = sorted((folder / "builds").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
-    return [NotedBuild(path.stem, **json.loads(path.read_text(encoding="utf-8"))) for path in notes]
+    return [NotedBuild(mark, **json.loads(text)) for mark, text in book.notes()]
 
 
-def noted_build(folder: Path, output: Path) -> NotedBuild | None:
+def noted_build(book: LedgerProtocol, output: Path) -> NotedBuild | None:
     """The latest build of a dataset on a ledger; None if there was none."""
-    return next((noted for noted in noted_builds(folder) if noted.output == os.path.abspath(output)), None)
+    return next((noted for noted in noted_builds(book) if noted.output == os.path.abspath(output)), None)
 
 
 def _existing(output: Path) -> Manifest | None:
@@ -266,12 +323,11 @@ def _gentle_interrupt(calls: Calls) -> Iterator[None]:
 def _unfinished(plan: Plan, work: WorkOnSource, shop: Workshop, standing: Standing) -> Iterator[Job]:
     """Sources without a result, or whose images are gone."""
     for job in plan:
-        text = shop.ledger.result(work.build, job.source.id)
-        known = None if text is None else json.loads(text)
-        if known is not None and all(shop.ledger.objects.path(sha).is_file() for sha in known["images"].values()):
-            standing.funnel.update(known["funnel"])
+        known = work.known(job)
+        if known is not None:
+            standing.funnel.update(known.funnel)
             continue
-        standing.done -= known is not None
+        standing.done -= shop.ledger.result(work.build, job.source.id) is not None
         yield job
 
 
@@ -280,7 +336,7 @@ def _results(plan: Plan, work: WorkOnSource, shop: Workshop) -> Iterator[SourceR
     for job in plan:
         text = shop.ledger.result(work.build, job.source.id)
         result = None if text is None else SourceResult.model_validate_json(text)
-        if result is not None and not all(is_whole(shop.ledger.objects, sha) for sha in result.images.values()):
+        if result is not None and not all(shop.ledger.objects.is_whole(sha) for sha in result.images.values()):
             work(job)
             text = shop.ledger.result(work.build, job.source.id)
             result = None if text is None else SourceResult.model_validate_json(text)

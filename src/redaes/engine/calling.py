@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from redaes.calls import CallError, Declined, Receipt, Role, Transient, UnusableAnswer, collecting
 from redaes.data.manifest import canonical_json
 from redaes.engine.config import FlowSettings, RetrySettings
-from redaes.engine.figures import Snapshot, Tally
-from redaes.engine.gate import Gate, Stopped
-from redaes.engine.ledger import CallRecord, Ledger
+from redaes.engine.figures import Figures, Snapshot, Tally, merged
+from redaes.engine.gate import Gate, GateProtocol, Stopped
+from redaes.engine.ledger import CallRecord, LedgerProtocol
 from redaes.engine.limits import NANO, Admission, Outcome, Request
 from redaes.engine.lines import Line, Named
 from redaes.engine.prices import PriceTable
@@ -105,6 +105,11 @@ def backoff(failures: int, retries: RetrySettings, retry_after: float = 0.0, rng
     return max(retry_after, 0.0) + (rng or random).uniform(0.0, longest)
 
 
+def spent_of(ledger: LedgerProtocol) -> int:
+    """What all calls of a ledger have cost, in billionths of the currency."""
+    return round(sum(total.cost for total in ledger.totals()) * NANO)
+
+
 class Calls:
     """Asks plug-ins, and the ledger first. Made for many threads.
 
@@ -112,20 +117,27 @@ class Calls:
         ledger: answers are looked up and written down there.
         flow: limits, retries, budget, prices.
         clock: seconds that never go back.
+        gate: where calls wait for their turn; None: one of this process alone.
+
+    Attributes:
+        gate: that one.
 
     Raises:
         UserError: the price table cannot be read.
     """
 
-    def __init__(self, ledger: Ledger, flow: FlowSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        ledger: LedgerProtocol,
+        flow: FlowSettings,
+        clock: Callable[[], float] = time.monotonic,
+        gate: GateProtocol | None = None,
+    ) -> None:
         self.ledger = ledger
         self.flow = flow
         self.clock = clock
         self.prices = PriceTable(flow.prices)
-        budget = None if flow.budget is None else math.floor(flow.budget * NANO)
-        spent = round(sum(total.cost for total in ledger.totals()) * NANO)
-        admission = Admission(flow.in_flight, flow.limits, flow.retries, budget, spent, self.prices.currency)
-        self._gate = Gate(admission, clock)
+        self.gate = gate or Gate(Admission.of(flow, spent_of(ledger), self.prices.currency), clock)
         self._began = clock()
         self._lock = threading.Lock()
         self._ongoing: dict[str, Future[Any] | None] = {}
@@ -204,21 +216,25 @@ class Calls:
             waited_for.set_result(value)
         return value
 
+    def figures(self) -> dict[str, Figures]:
+        """What became of the questions that were put here, by role."""
+        return self._tally.figures()
+
     def stop(self, reason: str) -> None:
         """Ask nothing more. Calls in flight finish and are written down; those that wait give up at once."""
-        self._gate.stop(reason)
+        self.gate.stop(reason)
 
     @property
     def stopped(self) -> str:
         """Why nothing more is asked; empty while it is."""
-        return self._gate.stopped
+        return self.gate.stopped
 
     def snapshot(self) -> Snapshot:
         """How things stand."""
-        standing = self._gate.standing()
+        standing = self.gate.standing()
         return Snapshot(
             seconds=self.clock() - self._began,
-            roles=self._tally.figures(),
+            roles=merged(self._tally.figures(), standing.figures),
             in_flight=standing.in_flight,
             waiting=standing.waiting,
             spent=standing.spent / NANO,
@@ -252,8 +268,8 @@ class Calls:
     def _find_or_buy(
         self, question: _Question, function: Callable[[], T], dump: Callable[[T], Any], load: Callable[[Any], T]
     ) -> T:
-        if self._gate.stopped:
-            raise Stopped(self._gate.stopped)
+        if self.gate.stopped:
+            raise Stopped(self.gate.stopped)
         found = self.ledger.find(question.key)
         if found is not None:
             if found.status == "failed" or found.result is None:
@@ -293,21 +309,21 @@ class Calls:
             if last:
                 raise GivenUp(question.key, question.source, f"{question.line.label}: {error}")
             if isinstance(tried.failure, Transient):
-                self._gate.pause(backoff(transient, retries, _seconds(tried.failure.retry_after)))
+                self.gate.pause(backoff(transient, retries, _seconds(tried.failure.retry_after)))
 
     def _try(self, line: Line, function: Callable[[], Any]) -> _Try:
         """Ask once, when it is the call's turn."""
         if not line.endpoint:
             return self._call(function)
         request = Request(line.endpoint, line.label, line.tokens, line.cost)
-        self._gate.enter(request)
+        self.gate.enter(request)
         tried = self._call(function)
         usage = tried.receipt.usage
         tokens = usage.input_tokens + usage.output_tokens
         failed = isinstance(tried.failure, Transient)
         retry_after = _seconds(tried.failure.retry_after) if isinstance(tried.failure, Transient) else 0.0
         outcome = Outcome.FAILED if failed else Outcome.UNUSED if tried.fault else Outcome.ANSWERED
-        self._gate.leave(request, outcome, tokens, math.ceil(line.price.of(usage) * NANO), retry_after)
+        self.gate.leave(request, outcome, tokens, math.ceil(line.price.of(usage) * NANO), retry_after)
         line.saw(tokens)
         return tried
 

@@ -158,6 +158,7 @@ class EngineConfig(Settings):
     calibration: int = Field(200, ge=0, description="calibration samples, uniform from the training sources [P]")
     keep_all_images: bool = Field(False, description="store the images of rejected edits too")
     flow: FlowSettings = Field(FlowSettings(), exclude=True)
+    runner: PluginSpec | None = Field(None, exclude=True, description="how the work is spread; None: what suits")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -176,7 +177,7 @@ class EngineConfig(Settings):
         return self.verification.min_passing or -(-4 * len(self.editors) // 5)
 
 
-PLUGINS = ("source", "instructor", "editors", "verifiers", "judges", "fusion")
+PLUGINS = ("source", "instructor", "editors", "verifiers", "judges", "fusion", "runner")
 """Keys whose values are plug-ins, or lists of them."""
 
 

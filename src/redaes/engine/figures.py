@@ -1,7 +1,8 @@
 """Live figures of the calls, for a view of the progress."""
 
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(slots=True)
@@ -40,6 +41,15 @@ class Snapshot:
     spent: float
     currency: str
     endpoints: dict[str, str]
+
+
+def merged(*parts: Mapping[str, Figures]) -> dict[str, Figures]:
+    """The figures of several processes together, by role."""
+    total = Tally()
+    for part in parts:
+        for role, figures in part.items():
+            total.add(role, **asdict(figures))
+    return total.figures()
 
 
 class Tally:

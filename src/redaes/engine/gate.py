@@ -3,9 +3,11 @@
 import math
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
+from redaes.engine.figures import Figures
 from redaes.engine.limits import Admission, Outcome, Request
 
 
@@ -14,12 +16,59 @@ class Stopped(Exception):
 
 
 class Standing(NamedTuple):
-    """How things stand at a gate; `spent` in billionths, `endpoints` as `Breaker.state` has it."""
+    """How things stand at a gate; `spent` in billionths, `endpoints` as `Breaker.state` has it.
+
+    `figures`: what became of the questions of other processes, where they share the gate.
+    """
 
     in_flight: int
     waiting: int
     spent: int
     endpoints: dict[str, str]
+    figures: Mapping[str, Figures] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, admission: Admission) -> "Standing":
+        """How things stand at an admission."""
+        states = {name: endpoint.breaker.state() for name, endpoint in admission.endpoints.items()}
+        return cls(admission.in_flight, len(admission.waiting()), admission.spent, states)
+
+
+class GateProtocol(Protocol):
+    """What threads need of a gate: the one of this process, or one that others share (redaes_ray.limiter)."""
+
+    def enter(self, request: Request) -> None:
+        """Wait until the call may be made; `leave` must follow.
+
+        Raises:
+            Stopped: it may not be made any more.
+        """
+        ...
+
+    def leave(self, request: Request, outcome: Outcome, tokens: int = 0, cost: int = 0, retry_after: float = 0) -> None:
+        """The call is over; see `Admission.settle`."""
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Wait, or until everything stops.
+
+        Raises:
+            Stopped: it did.
+        """
+        ...
+
+    def stop(self, reason: str) -> None:
+        """Let nobody go ahead any more; who waits is woken. The first reason stays."""
+        ...
+
+    @property
+    def stopped(self) -> str:
+        """Why nothing more is asked; empty while it is."""
+        ...
+
+    def standing(self) -> Standing:
+        """How things stand."""
+        ...
 
 
 class Gate:
@@ -89,9 +138,7 @@ class Gate:
     def standing(self) -> Standing:
         """How things stand."""
         with self._lock:
-            now = self.admission
-            states = {name: endpoint.breaker.state() for name, endpoint in now.endpoints.items()}
-            return Standing(now.in_flight, len(now.waiting()), now.spent, states)
+            return Standing.of(self.admission)
 
     def _check(self) -> None:
         if self.admission.stopped:

@@ -18,20 +18,20 @@ The order of rows is that of commitment. Times are stored and never compared: a 
 is ours.)
 """
 
-import queue
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
+from redaes.data.manifest import write_atomically
+from redaes.engine.committing import GroupCommit
 from redaes.engine.database import CALL_COLUMNS, FORGOTTEN, Database, Entry, Total, explaining
 from redaes.engine.locks import Lock
-from redaes.engine.objects import ObjectStore
+from redaes.engine.objects import Objects, ObjectStore
 from redaes.engine.recovery import catch_up, catch_up_in_parts, repair_command
 from redaes.engine.segments import Segments, seal, sync
 from redaes.errors import UserError
@@ -95,12 +95,75 @@ class CallRecord:
     at: float
 
 
+class LedgerProtocol(Protocol):
+    """What a build needs of a ledger; see `Ledger`, whose meaning it has. A runner may bring another."""
+
+    @property
+    def folder(self) -> Path | str:
+        """Where it is: a path, or an address."""
+        ...
+
+    @property
+    def objects(self) -> Objects:
+        """Its edited images."""
+        ...
+
+    def find(self, key: str) -> CallRecord | None:
+        """What is known of a call."""
+        ...
+
+    def put(self, record: CallRecord, wait: bool = True) -> None:
+        """Keep one attempt."""
+        ...
+
+    def failures(self) -> Iterator[CallRecord]:
+        """Dead letters."""
+        ...
+
+    def forget_failures(self, keys: Iterable[str] | None = None) -> int:
+        """Have dead letters asked again by the next build."""
+        ...
+
+    def totals(self) -> list[Total]:
+        """Sums over every attempt ever made."""
+        ...
+
+    def put_result(self, build: str, source: str, text: str) -> None:
+        """Keep what became of a source."""
+        ...
+
+    def result(self, build: str, source: str) -> str | None:
+        """What became of a source, None if it is not known."""
+        ...
+
+    def results_count(self, build: str) -> int:
+        """Sources of a build whose result is known."""
+        ...
+
+    def put_note(self, build: str, text: str) -> None:
+        """Keep what is built here."""
+        ...
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Fingerprint and note of every build, the latest first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and lock."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class _Handed(NamedTuple):
-    """An entry on its way to the writer; `done`, if somebody waits for it, is released when it is through."""
+    """An entry on its way to the writer, and its line."""
 
     entry: Entry
     line: bytes
-    done: "threading.Lock | None"
 
 
 class Ledger:
@@ -120,18 +183,12 @@ class Ledger:
         self._segments = Segments(folder / "segments")
         self._reading = threading.Lock()
         self._checked = False
-        self._failure: BaseException | None = None
-        self._handing = threading.Lock()
-        self._handed: queue.Queue[_Handed | None] = queue.Queue(4 * BATCH)
-        self._writer: threading.Thread | None = None
         with self._explaining():
             self._writing = Database(self._path, "write") if writing else None
             if lock and self._writing:
                 self._recover(self._writing)
             self._database = Database(self._path, "read")
-        if self._writing:
-            self._writer = threading.Thread(target=self._write_all, name="ledger", daemon=True)
-            self._writer.start()
+        self._commits = GroupCommit(self._commit, BATCH, GATHER) if self._writing else None
 
     @classmethod
     def create_or_open(cls, folder: str | Path, lock: bool = True, name: str = "") -> "Ledger":
@@ -180,11 +237,8 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of files and lock. What was put is durable already."""
-        with self._handing:
-            writer, self._writer = self._writer, None
-            self._handed.put(None)
-        if writer:
-            writer.join()
+        if self._commits:
+            self._commits.close()
         with self._reading:
             self._database.close()
         if self._writing:
@@ -213,10 +267,8 @@ class Ledger:
             UserError: the database is damaged.
         """
         with self._read(checked=True) as database:
-            rows = [row for row in database.calls(_clean(key)) if row["status"] != "retried"]
-        answers = [row for row in rows if row["status"] == "ok"]
-        latest = (answers or rows)[-1:]
-        return _record(latest[0]) if latest and latest[0]["status"] != FORGOTTEN else None
+            row = standing(database.calls(clean(key)))
+        return record_of(row) if row and row["status"] != FORGOTTEN else None
 
     def put(self, record: CallRecord, wait: bool = True) -> None:
         """Keep one attempt. It is durable when this returns.
@@ -229,7 +281,7 @@ class Ledger:
             UserError: it could not be written; nothing more can be put until the ledger is opened again.
             ValueError: a number in it is not finite, or beyond `LARGEST`.
         """
-        self._put([_call_fields(record)], wait)
+        self._put([call_fields(record)], wait)
 
     def put_many(self, records: Iterable[CallRecord]) -> None:
         """Keep many attempts, such as those of another ledger, in few commits. All are durable when this returns.
@@ -240,7 +292,7 @@ class Ledger:
         Raises:
             UserError, ValueError: as `put`; of many, some may have been kept.
         """
-        self._put([_call_fields(record) for record in records])
+        self._put([call_fields(record) for record in records])
 
     def failures(self) -> Iterator[CallRecord]:
         """Dead letters: calls that were given up, not forgotten since, and never answered."""
@@ -249,9 +301,9 @@ class Ledger:
         for number in numbers:
             with self._read() as database:
                 row = database.call(number)
-                rows = [r for r in database.calls(row["key"]) if r["status"] != "retried"]
-            if rows[-1:] == [row] and not any(r["status"] == "ok" for r in rows):
-                yield _record(row)
+                dead = standing(database.calls(row["key"])) == row
+            if dead:
+                yield record_of(row)
 
     def forget_failures(self, keys: Iterable[str] | None = None) -> int:
         """Have dead letters asked again by the next build. What they cost stays in the totals.
@@ -266,7 +318,7 @@ class Ledger:
         dead = (record for record in self.failures() if wanted is None or record.key in wanted)
         count = 0
         while batch := list(islice(dead, BATCH)):
-            self._put([_forget_fields(record) for record in batch])
+            self._put([forget_fields(record) for record in batch])
             count += len(batch)
         return count
 
@@ -288,7 +340,7 @@ class Ledger:
         Raises:
             UserError: as `put`.
         """
-        self._put([{"kind": "result", "build": _clean(build), "source": _clean(source), "text": _clean(text)}])
+        self._put([{"kind": "result", "build": clean(build), "source": clean(source), "text": clean(text)}])
 
     def result(self, build: str, source: str) -> str | None:
         """What became of a source, None if it is not known.
@@ -297,12 +349,34 @@ class Ledger:
             UserError: the database is damaged.
         """
         with self._read() as database:
-            return database.result(_clean(build), _clean(source))
+            return database.result(clean(build), clean(source))
 
     def results_count(self, build: str) -> int:
         """Sources of a build whose result is known."""
         with self._read() as database:
-            return database.results_count(_clean(build))
+            return database.results_count(clean(build))
+
+    # --- what is built ------------------------------------------------------------------------------------------------
+
+    def put_note(self, build: str, text: str) -> None:
+        """Keep what is built here, for `redaes data status` and `retry`.
+
+        Args:
+            build: fingerprint of the build.
+            text: any.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path = self.folder / "builds" / f"{build}.json"
+        with self._explaining():
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, text)
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Fingerprint and note of every build, the latest first."""
+        paths = sorted(self.folder.glob("builds/*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
+        return [(path.stem, path.read_text(encoding="utf-8")) for path in paths]
 
     # --- reading and writing ------------------------------------------------------------------------------------------
 
@@ -326,56 +400,13 @@ class Ledger:
 
     def _put(self, entries: list[dict[str, Any]], wait: bool = True) -> None:
         """Hand entries to the writer and, unless told otherwise, wait for their commit."""
+        if self._commits is None:
+            raise ValueError("the ledger is not open for writing")
         handed = []
         for entry in entries:
             line, digest = seal(entry)
-            handed.append(_Handed(Entry(entry, digest), line, None))
-        if wait and handed:
-            # The last one will do: they are committed in their order. (A bare lock costs a tenth of a Future.)
-            done = threading.Lock()
-            done.acquire()
-            handed[-1] = handed[-1]._replace(done=done)
-        with self._handing:
-            if self._writer is None:
-                raise ValueError("the ledger is not open for writing")
-            for one in handed:
-                self._handed.put(one)
-        if not (wait and handed):
-            return
-        done.acquire()
-        failure = self._failure
-        if isinstance(failure, UserError):
-            raise UserError(str(failure)) from failure  # an exception of its own for every thread
-        if failure is not None:
-            raise RuntimeError("the ledger's writer failed") from failure
-
-    def _write_all(self) -> None:
-        """The writer's thread."""
-        while batch := self._take_batch():
-            try:
-                if self._failure is None:
-                    self._commit(batch)
-            except BaseException as error:  # whatever it is, the callers must not wait for ever
-                self._failure = error
-            waiting = [one.done for one in batch if one.done is not None]
-            for done in waiting:
-                done.release()
-            if len(waiting) > 1:
-                time.sleep(GATHER)
-
-    def _take_batch(self) -> list[_Handed]:
-        """What was handed in since the last commit, once somebody waits for it; empty at the end."""
-        batch: list[_Handed] = []
-        awaited = False
-        while len(batch) < BATCH and not (awaited and self._handed.empty()):
-            one = self._handed.get()
-            if one is None:
-                if batch:
-                    self._handed.put(None)
-                break
-            batch.append(one)
-            awaited = awaited or one.done is not None
-        return batch
+            handed.append(_Handed(Entry(entry, digest), line))
+        self._commits.put(handed, wait)
 
     def _commit(self, batch: list[_Handed]) -> None:
         assert self._writing is not None
@@ -394,15 +425,19 @@ class Ledger:
         self._checked = True
 
 
-def _call_fields(record: CallRecord) -> dict[str, Any]:
-    """A record as it is written: numbers in the type of their column, text that UTF-8 has words for."""
+def call_fields(record: CallRecord) -> dict[str, Any]:
+    """A record as it is written: numbers in the type of their column, text that UTF-8 has words for.
+
+    Raises:
+        ValueError: a number is not finite, or beyond `LARGEST`.
+    """
     entry: dict[str, Any] = {"kind": "call"}
     for column, kind in CALL_COLUMNS.items():
         value = getattr(record, column)
         if column == "images":
             value = " ".join(value)
         if kind.startswith("TEXT"):
-            entry[column] = None if value is None else _clean(value)
+            entry[column] = None if value is None else clean(value)
         elif kind.startswith("REAL"):
             entry[column] = float(value) + 0.0  # SQLite knows no -0.0
         else:
@@ -412,17 +447,33 @@ def _call_fields(record: CallRecord) -> dict[str, Any]:
     return entry
 
 
-def _forget_fields(record: CallRecord) -> dict[str, Any]:
+def forget_fields(record: CallRecord) -> dict[str, Any]:
     """A marker: what was spent is counted where it was spent, not here."""
     free = replace(record, replies="[]", input_tokens=0, output_tokens=0, images_made=0, cost=0.0, latency=0.0)
-    return {**_call_fields(free), "status": FORGOTTEN}
+    return {**call_fields(free), "status": FORGOTTEN}
 
 
-def _record(row: dict[str, Any]) -> CallRecord:
+def standing(rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row that tells what is known of a call: its latest answer; else its latest dead letter, or its marker.
+
+    Args:
+        rows: all of the call, in their order.
+    """
+    tried = [row for row in rows if row["status"] != "retried"]
+    answers = [row for row in tried if row["status"] == "ok"]
+    return next(reversed(answers or tried), None)
+
+
+def record_of(row: dict[str, Any]) -> CallRecord:
+    """The record of a row.
+
+    Args:
+        row: the fields of `CallRecord` by name, as `call_fields` made them, and any others.
+    """
     values = {field.name: row[field.name] for field in fields(CallRecord)}
     return CallRecord(**{**values, "images": tuple(row["images"].split())})
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Text without halves of surrogate pairs, which neither UTF-8 nor SQLite can hold."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

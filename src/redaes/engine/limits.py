@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from redaes.engine.config import LimitSettings, RetrySettings
+from redaes.engine.config import FlowSettings, LimitSettings, RetrySettings
 
 NANO = 1_000_000_000
 """Money is counted in whole billionths of the currency: sums stay exact in any order."""
@@ -212,6 +212,12 @@ class Admission:
         self.stopped = ""
         self.endpoints: dict[str, Endpoint] = {}
         self._waiting: dict[str, Endpoint] = {}
+
+    @classmethod
+    def of(cls, flow: FlowSettings, spent: int, currency: str) -> "Admission":
+        """With the limits of a build's flow; see above."""
+        budget = None if flow.budget is None else math.floor(flow.budget * NANO)
+        return cls(flow.in_flight, flow.limits, flow.retries, budget, spent, currency)
 
     def queue(self, request: Request) -> None:
         """Line up behind the others of this endpoint."""

@@ -11,10 +11,11 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from redaes.data.images import ImageError, open_image
 from redaes.engine.segments import sync
@@ -46,6 +47,30 @@ class Picture(NamedTuple):
         return cls(rgb, pixel_hash(rgb))
 
 
+class Objects(Protocol):
+    """Where images are kept under the hash of their pixels; see `ObjectStore`."""
+
+    def put(self, image: "Image | Picture", durable: bool = True) -> str:
+        """Keep an image; returns its hash."""
+        ...
+
+    def get(self, sha: str) -> "Image | None":
+        """The image of a hash, checked; None if it is not there."""
+        ...
+
+    def has(self, sha: str) -> bool:
+        """Whether there is a file of this name; it is not read."""
+        ...
+
+    def is_whole(self, sha: str) -> bool:
+        """Whether the file is there and undamaged; a damaged one goes."""
+        ...
+
+    def copy(self, sha: str, path: Path) -> None:
+        """Copy the file as it is."""
+        ...
+
+
 class ObjectStore:
     """Images in a folder, named by their pixels. Threads and processes may share it.
 
@@ -66,6 +91,31 @@ class ObjectStore:
         if not re.fullmatch("[0-9a-f]{64}", sha):
             raise ValueError(f"{sha!r} is not the name of an object; it has 64 hexadecimal digits")
         return self.folder / sha[:2] / f"{sha}.png"
+
+    def has(self, sha: str) -> bool:
+        """Whether there is a file of this name; it is not read."""
+        return self.path(sha).is_file()
+
+    def is_whole(self, sha: str) -> bool:
+        """Whether the file is there with the right checksums; the pixels are not decoded. A damaged one goes."""
+        from PIL import Image
+
+        path = self.path(sha)
+        try:
+            with Image.open(path) as file:
+                file.verify()
+        except (OSError, SyntaxError, ValueError):  # what Pillow raises on a broken PNG
+            path.unlink(missing_ok=True)
+            return False
+        return True
+
+    def copy(self, sha: str, path: Path) -> None:
+        """Copy the file as it is.
+
+        Raises:
+            OSError: it is not there, or cannot be written.
+        """
+        shutil.copyfile(self.path(sha), path)
 
     def put(self, image: "Image | Picture", durable: bool = True) -> str:
         """Keep an image; it is on the disk, under its name, when this returns.

@@ -10,9 +10,14 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing.connection import wait
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from redaes.errors import UserError
+
+if TYPE_CHECKING:
+    from redaes.engine.config import FlowSettings
+    from redaes.engine.gate import GateProtocol
+    from redaes.engine.ledger import LedgerProtocol
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,6 +29,37 @@ class Runner(Protocol):
 
     def map(self, job: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield `job(item)` for every item, in order; `job` and items are picklable."""
+        ...
+
+
+@runtime_checkable
+class DistributedRunner(Runner, Protocol):
+    """A runner whose workers share neither memory nor disk with this process: it brings what they can all reach."""
+
+    def open_ledger(self, folder: str, name: str) -> "LedgerProtocol":
+        """The ledger of a build, made where it is missing.
+
+        Args:
+            folder: absolute path or address of the ledger.
+            name: of the dataset that is built.
+
+        Raises:
+            UserError: another build is using it, or it cannot be written.
+        """
+        ...
+
+    def read_ledger(self, folder: str, name: str) -> "LedgerProtocol":
+        """A ledger to look at, also while a build is writing to it. Raises UserError where there is none."""
+        ...
+
+    def open_gate(self, flow: "FlowSettings", spent: int, currency: str) -> "GateProtocol":
+        """Where the calls of all workers, and of this process, wait for their turn.
+
+        Args:
+            flow: limits, retries and budget.
+            spent: before, in billionths of the currency.
+            currency: for messages.
+        """
         ...
 
 

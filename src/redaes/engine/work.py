@@ -5,6 +5,7 @@ Whatever is asked goes through the ledger; so does every image, and so does what
 and the ledger are opened once per process.
 """
 
+import json
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redaes.engine.asking import Asking
 from redaes.engine.calling import Calls, GivenUp, Stopped
 from redaes.engine.config import EngineConfig, FlowSettings
-from redaes.engine.ledger import Ledger
+from redaes.engine.gate import GateProtocol
+from redaes.engine.ledger import Ledger, LedgerProtocol
 from redaes.engine.objects import Picture
 from redaes.engine.plan import Job
 from redaes.engine.stages import (
@@ -139,14 +141,21 @@ class Workshop:
     config: EngineConfig
     crew: Crew
     photographs: OpenPhotographs
-    ledger: Ledger
+    ledger: LedgerProtocol
     calls: Calls
     failure: Exception | None = field(default=None)
 
     @classmethod
-    def open(cls, config: EngineConfig, crew: Crew, photos: PhotoSource, ledger: Ledger) -> "Workshop":
-        """For a process that has made the plug-ins and opened the ledger."""
-        calls = Calls(ledger, config.flow)
+    def open(
+        cls,
+        config: EngineConfig,
+        crew: Crew,
+        photos: PhotoSource,
+        ledger: LedgerProtocol,
+        gate: GateProtocol | None = None,
+    ) -> "Workshop":
+        """For a process that has made the plug-ins and opened the ledger, and maybe shares a gate with others."""
+        calls = Calls(ledger, config.flow, gate=gate)
         for member in crew.members(config):
             calls.enlist(*member)
         return cls(config, crew, OpenPhotographs(photos), ledger, calls)
@@ -158,7 +167,7 @@ class Workshop:
 
 
 @lru_cache(maxsize=1)
-def _workshop(config_json: str, flow_json: str, folder: Path) -> Workshop:
+def _workshop(config_json: str, flow_json: str, folder: Path | str) -> Workshop:
     """The workshop of a process beside the first, made once."""
     flow = FlowSettings.model_validate_json(flow_json)
     config = EngineConfig.model_validate_json(config_json).model_copy(update={"flow": flow})
@@ -183,6 +192,11 @@ class WorkOnSource:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_here": None}
 
+    @property
+    def workshop(self) -> Workshop:
+        """Of this process."""
+        return self._here or _workshop(*self._elsewhere)
+
     def __call__(self, job: Job) -> Outcome:
         """Work on one source; its result is in the ledger when this returns.
 
@@ -191,7 +205,7 @@ class WorkOnSource:
             RuntimeError: a plug-in failed; the message names the source, the cause is attached.
             Stopped: no question is put any more.
         """
-        shop = self._here or _workshop(*self._elsewhere)
+        shop = self.workshop
         where = f"source {job.source.id} ({job.source.photograph})"
         try:
             result = work_on(job, shop)
@@ -209,6 +223,16 @@ class WorkOnSource:
             shop.stop(failure)
             raise failure from error
         return Outcome(Counter(result.funnel))
+
+    def known(self, job: Job) -> Outcome | None:
+        """What became of a source that is in the ledger with all its images; None if it must be worked on."""
+        ledger = self.workshop.ledger
+        text = ledger.result(self.build, job.source.id)
+        if text is None:
+            return None
+        found = json.loads(text)
+        whole = all(ledger.objects.has(sha) for sha in found["images"].values())
+        return Outcome(Counter(found["funnel"])) if whole else None
 
 
 def work_on(job: Job, shop: Workshop) -> SourceResult:

@@ -1,0 +1,85 @@
+"""Join a cluster, and hand it work in blocks: the few things of Ray and Ray Data that every room here needs."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayError
+
+from redaes.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def join(address: str | None = None) -> None:
+    """Be connected to a cluster; again and again if one likes.
+
+    Args:
+        address: of its head, such as `10.0.0.1:6379`; None: RAY_ADDRESS, or the cluster that runs on this machine, or a
+            new one of this machine alone, which ends with this process.
+
+    Raises:
+        UserError: there is none at that address.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Of this process alone; it is told that actors start anew with arguments that this process holds.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A worker whose actor asks for no GPU would be denied those that redaes gives to no one in particular.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None)
+    except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
+        where = address or os.environ.get("RAY_ADDRESS", "this machine")
+        raise UserError(f"no Ray cluster answers at {where}: {str(error).splitlines()[0]}") from error
+
+
+def resources() -> dict[str, float]:
+    """What the whole cluster has, such as `{"CPU": 64.0, "GPU": 8.0}`."""
+    return {name: float(amount) for name, amount in ray.cluster_resources().items()}
+
+
+def nodes() -> int:
+    """Machines that are alive."""
+    return sum(bool(node["Alive"]) for node in ray.nodes())
+
+
+def enter_folder(folder: str) -> None:
+    """Work where the driver works, so that relative paths mean the same; where there is no such folder, stay."""
+    with suppress(OSError):
+        os.chdir(folder)
+
+
+def over_blocks(blocks: Iterable["pa.Table"], worker: type, settings: Mapping[str, Any], **how: Any) -> Iterator[Any]:
+    """What workers make of blocks, block by block, in the order of the blocks.
+
+    Ray Data starts a worker anew that has died, anywhere, and gives it the same block again.
+
+    Args:
+        blocks: Arrow tables.
+        worker: a class; an instance is called with a table and returns one.
+        settings: of its constructor.
+        how: of `ray.data.Dataset.map_batches`, such as `compute` and `num_gpus`.
+    """
+    from ray.data import DataContext, from_arrow
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context.execution_options.preserve_order = True
+    made = from_arrow(list(blocks)).map_batches(
+        worker,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        fn_constructor_kwargs=dict(settings),
+        **how,
+    )
+    yield from made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
