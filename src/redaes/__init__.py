@@ -31,7 +31,10 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+        from redaes.importing import uncollected
+
+        with uncollected():
+            return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'redaes' has no attribute {name!r}")
 
 

@@ -22,6 +22,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args
 
 from redaes.errors import UserError, nearest
+from redaes.importing import uncollected
 
 PluginSpec = str | dict[str, Any]
 
@@ -161,7 +162,8 @@ def _load_entry(kind: str, name: str, entries: list[EntryPoint]) -> type[Any]:
     if len(entries) > 1:
         raise UserError(f"{singular(kind)} {name!r} is declared by {' and '.join(packages)}; uninstall all but one")
     try:
-        loaded: type[Any] = entries[0].load()
+        with uncollected():
+            loaded: type[Any] = entries[0].load()
     except Exception as error:  # whatever a third party's module raises on import, named with its package
         raise UserError(f"{singular(kind)} {name!r} of {packages[0]} does not load: {_cause(error)}") from error
     return loaded

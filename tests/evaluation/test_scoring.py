@@ -9,8 +9,9 @@ from PIL import Image
 
 from redaes.data.benchmarks import Item
 from redaes.errors import UserError
-from redaes.evaluation.scoring import STREAK, ScorerGivenUp, answers
+from redaes.evaluation.scoring import answers
 from redaes.inference import Score
+from redaes.inference.asking import STREAK, ScorerGivenUp
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_a_quick_scorer_gets_whole_batches_and_more_of_them(photographs):
 
 
 def test_a_slow_scorer_gets_one_batch_at_a_time(photographs, monkeypatch):
-    monkeypatch.setattr("redaes.evaluation.scoring.CALL_SECONDS", 0.01)
+    monkeypatch.setattr("redaes.inference.asking.CALL_SECONDS", 0.01)
     scorer = Recording(seconds=0.02)
     ask(photographs[:20], scorer)
     assert [len(call) for call in scorer.calls] == [4] * 5

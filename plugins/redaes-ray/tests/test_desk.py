@@ -299,7 +299,7 @@ def test_figures_of_the_dead_stay():
     office.bury("s", 1.0)
     office.post("t", {"score": Figures(asked=1), "edit": Figures(images=1)})
     assert office.figures() == {"score": Figures(asked=3, cost=0.5), "edit": Figures(images=1)}
-    assert merged([]) == {}
+    assert merged() == {}
 
 
 @pytest.mark.parametrize("seconds", [2.0, 4.0])

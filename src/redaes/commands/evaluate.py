@@ -33,6 +33,7 @@ def evaluate(
     device: str | None = None,
     devices: str | None = None,
     shard: str | None = None,
+    runner: str | None = None,
     scorer: list[str] | None = None,
     benchmark: list[str] | None = None,
     root: list[str] | None = None,
@@ -64,6 +65,8 @@ def evaluate(
             processes), for benchmarks.
         shard: score this part of every benchmark only, such as 2/4: one command for each part, all with the same folder
             of predictions. The last one prints the results.
+        runner: where the scorers work on benchmarks: a plug-in that can score, such as ray, or a YAML file with its
+            class_path and init_args. Default: the key `runner` of --config, else this machine.
         scorer: the plug-in that serves the models (`redaes plugins list`), or a ready configuration of one, such as
             benchmarks/scorers/qwen2.5-vl-7b.yaml, which then says which model.
         benchmark: name of a benchmark (--list), or a YAML file with a plug-in's class_path and init_args.
@@ -93,18 +96,24 @@ def evaluate(
     if benchmark or config or all:
         from redaes.evaluation.matrix import Settings, shard_of
         from redaes.evaluation.processes import device_names
+        from redaes.evaluation.rivals import planned_runner
+        from redaes.inference.pools import runner_named
 
+        where = runner_named(runner) if runner else planned_runner(config) if config else None
+        if where is not None and devices:
+            raise UserError("a runner places the scorers itself; leave --devices out, or --runner")
         on = tuple(device_names(devices)) if devices else ()
         part = shard_of(shard) if shard else (1, 1)
-        settings = Settings(images, samples, batch_size, device, on, part, logistic)
+        settings = Settings(images, samples, batch_size, device, on, part, logistic, where)
         asked = asked_for(benchmark or [], scorer or [], model or [], config, root or [], everything=all)
         return _on_benchmarks(*asked, root or [], Path(predictions), settings, format, html)
     if html:
         return _page(Path(predictions), html)
     rivals = scorers_named(scorer or [], model or [])
-    if len(rivals) > 1 or devices or shard:
+    if len(rivals) > 1 or devices or shard or runner:
         raise UserError(
-            "--data takes one --model or --scorer, and neither --devices nor --shard; see --benchmark groups"
+            "--data takes one --model or --scorer, and neither --devices nor --shard nor --runner; "
+            "see --benchmark groups"
         )
     return _on_groups(data, output, rivals[0], split, images, samples, batch_size or 16, device)
 

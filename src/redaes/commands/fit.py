@@ -7,12 +7,16 @@ filled in, so an override reaches every place that refers to it. Classes and plu
 Training continues from the newest valid checkpoint in the run's folder, bit by bit as if it had never stopped;
 `--fresh` starts over (`redaes.training.checkpoints`). Exit code 75: stopped on request, by SIGUSR1 or SIGTERM, with a
 checkpoint written; the same command goes on.
+
+Started by torchrun or by SLURM's srun, a training takes as many processes as there are, whatever the configuration says
+of `trainer.devices` and `trainer.num_nodes` (`redaes.training.launchers`).
 """
 
 import logging
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,6 +134,7 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
     """
     from lightning.pytorch import LightningDataModule, LightningModule
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
     from omegaconf.errors import OmegaConfBaseException
 
     # Their classes are found by short name once they are imported.
@@ -141,6 +146,7 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
     import redaes.training.sft  # noqa: F401
     from redaes.arguments import OneLineErrors, shorten
     from redaes.training.checkpoints import Checkpoints
+    from redaes.training.launchers import advice, launched_processes
     from redaes.training.memory import explained_out_of_memory
 
     read_plugins()
@@ -167,9 +173,12 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
 
         def before_instantiate_classes(self) -> None:
             if chosen == "fit":
+                if (line := advice()) and rank_zero_only.rank == 0:
+                    print(line, file=sys.stderr)
                 _prepare_folder(self.config.fit.trainer.default_root_dir, fresh)
 
         def instantiate_trainer(self, **kwargs: Any) -> Any:
+            kwargs |= launched_processes()
             wanted = self._get(self.config_init, "trainer", default={})
             callbacks = wanted.get("callbacks") or []
             # Without a folder of its own, a run would go on from what another one left.
@@ -181,7 +190,8 @@ def _cli_class(chosen: str, fresh: bool) -> tuple[Callable[..., Any], dict[str, 
         def before_fit(self) -> None:
             for callback in self.trainer.callbacks:
                 if isinstance(callback, Checkpoints):
-                    callback.prepare(self.trainer, self.config.fit.ckpt_path)
+                    automatic = self.model.automatic_optimization
+                    callback.prepare(self.trainer, self.config.fit.ckpt_path, automatic=automatic)
 
         def fit(self, model: Any, **options: Any) -> None:
             with explained_out_of_memory(self.trainer):
@@ -215,6 +225,8 @@ def _prepare_folder(folder: str | None, fresh: bool) -> None:
     """See that the run's folder can be written, before any heavy work; the first process alone empties it if asked."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+    from redaes.training.launchers import times_restarted
+
     if folder is None:
         return
     root = Path(folder)
@@ -225,7 +237,9 @@ def _prepare_folder(folder: str | None, fresh: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {root}: {error.strerror}; set trainer.default_root_dir") from error
-    if fresh and rank_zero_only.rank == 0:
+    if fresh and times_restarted() and rank_zero_only.rank == 0:
+        print("--fresh was for the first start of this job; it goes on from its checkpoints", file=sys.stderr)
+    elif fresh and rank_zero_only.rank == 0:
         for path in [path for pattern in LEFTOVERS for path in root.glob(pattern)]:
             _remove(path)
 

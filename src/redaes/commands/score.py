@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
@@ -16,13 +17,15 @@ from redaes.inference.listing import (
     display_path,
     fingerprint,
     header,
-    load_scorer,
+    opened,
     printable,
     rows_to_keep,
     to_line,
 )
+from redaes.inference.pools import RemoteImage, is_url, runner_named, scoring_runner
 from redaes.inference.shards import ShardError, list_shards, row_files, score_shard
 from redaes.inference.terminal import print_table, report_errors, score_with_progress, with_progress
+from redaes.registry import PluginSpec
 
 Format = Literal["table", "jsonl", "csv", "parquet"]
 _FORMAT_OF_SUFFIX: dict[str, FileFormat] = {
@@ -43,6 +46,7 @@ def score(
     batch_size: int = 16,
     device: str | None = None,
     scorer: str = "redaes",
+    runner: str | None = None,
 ) -> int:
     """Score images: one row each, with path, score in [0, 10], reasoning and, where it failed, the error.
 
@@ -52,7 +56,8 @@ def score(
 
     Args:
         paths: image files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'; or shards, such as
-            'shards/*.tar', and folders of them.
+            'shards/*.tar', and folders of them; or, with a runner that reads them, addresses such as
+            's3://bucket/photos'.
         model: a trained checkpoint folder, or 'nano', the small model that comes with the package.
         format: table (for the terminal), jsonl, csv or parquet. Default: by the ending of --output, else table.
         output: file to write to instead of the terminal; for shards the folder for their rows.
@@ -62,6 +67,8 @@ def score(
         batch_size: images scored at once.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
         scorer: the plug-in that serves the model; packages may add others (`redaes plugins list`).
+        runner: where the scorers work: a plug-in that can score, such as ray, or a YAML file with its class_path and
+            init_args. Default: this process.
 
     Returns:
         The exit code: 0 if every image has a score, 1 if one has none.
@@ -71,47 +78,60 @@ def score(
     """
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}; it must be at least 1")
-    shards = list_shards(paths)
+    where = runner_named(runner) if runner else None
+    elsewhere = [path for path in paths if is_url(path)]
+    shards = [] if elsewhere else list_shards(paths)
     if shards:
         if output is None or format not in (None, "parquet") or html is not None:
             raise UserError("shards give parquet files: name a folder with --output, without --format and --html")
-        return _score_shards(row_files(shards, Path(output)), model, scorer, image, batch_size, device)
-    files = list_images(paths)
+        return _score_shards(row_files(shards, Path(output)), model, scorer, image, batch_size, device, where)
+    if elsewhere and (where is None or len(elsewhere) < len(paths) or html is not None):
+        raise UserError(f"{elsewhere[0]} is read by a runner: add --runner, such as ray; no local paths and no --html")
+    files = scoring_runner(where).images(paths) if elsewhere and where else list_images(paths)
     if html is not None:
         from redaes.evaluation.html import refuse_unwritable
 
         refuse_unwritable(Path(html))
-    run = partial(score_with_progress, model=model, scorer=scorer, batch_size=batch_size, device=device)
+    run = partial(score_with_progress, model=model, scorer=scorer, batch_size=batch_size, device=device, runner=where)
     if output is None:
         rows = _score_to_stdout(run(files), _stdout_format(format))
     else:
         path = Path(output)
         rows = _score_to_file(files, run, path, _file_format(format, path), fingerprint(model, scorer))
     if html is not None:
-        write_contact_sheet(Path(html), paths, rows, rows, files, ranked=False)
+        local = [file for file in files if isinstance(file, Path)]
+        write_contact_sheet(Path(html), paths, rows, rows, local, ranked=False)
     return int(any(row.score is None for row in rows))
 
 
 def _score_shards(
-    rows: Mapping[Path, Path], model: str, scorer: str, image: str, batch_size: int, device: str | None
+    rows: Mapping[Path, Path],
+    model: str,
+    scorer: str,
+    image: str,
+    batch_size: int,
+    device: str | None,
+    runner: PluginSpec | None,
 ) -> int:
     """Score shard after shard with one scorer, which is made when the first image needs it.
 
     A shard that cannot be read is reported, and the rest scored; where there is no other, it is the error.
     """
-    load = cache(partial(load_scorer, model, scorer=scorer, batch_size=batch_size, device=device))
     mark, failed = fingerprint(model, scorer), False
-    for number, (shard, file) in enumerate(rows.items(), 1):
-        print(f"shard {number} of {len(rows)}: {shard}", file=sys.stderr)
-        batches = score_shard(shard, file, load, mark, image=image, batch_size=batch_size)
-        try:
-            for batch in with_progress(batches, None):
-                failed = report_errors(batch) or failed
-        except ShardError as error:
-            if len(rows) == 1:
-                raise
-            print(printable(str(error)), file=sys.stderr)
-            failed = True
+    with ExitStack() as stack:
+        made = partial(opened, model, scorer=scorer, batch_size=batch_size, device=device, runner=runner)
+        load = cache(lambda: stack.enter_context(made()))
+        for number, (shard, file) in enumerate(rows.items(), 1):
+            print(f"shard {number} of {len(rows)}: {shard}", file=sys.stderr)
+            batches = score_shard(shard, file, load, mark, image=image, batch_size=batch_size)
+            try:
+                for batch in with_progress(batches, None):
+                    failed = report_errors(batch) or failed
+            except ShardError as error:
+                if len(rows) == 1:
+                    raise
+                print(printable(str(error)), file=sys.stderr)
+                failed = True
     return int(failed)
 
 
@@ -129,8 +149,8 @@ def _score_to_stdout(batches: Iterable[list[Row]], form: Literal["table", "jsonl
 
 
 def _score_to_file(
-    files: Sequence[Path],
-    run: Callable[[Sequence[Path]], Iterable[list[Row]]],
+    files: Sequence[Path | RemoteImage],
+    run: Callable[[Sequence[Path | RemoteImage]], Iterable[list[Row]]],
     output: Path,
     form: FileFormat,
     model: str,

@@ -94,6 +94,10 @@ class Aescot:
         """The file of an image; never outside the file's folder."""
         return path_inside(self.root, image, "the file's folder")
 
+    def has(self, image: str) -> bool:
+        """Whether there is such an image."""
+        return self.path(image).is_file()
+
     def open(self, image: str) -> "Image":
         """Load an image as upright RGB.
 

@@ -1,7 +1,9 @@
 """Batch samplers whose steps do not depend on how many processes share them, and that can begin in mid-epoch.
 
-A step's batch follows from (seed, epoch, index of the step) alone. Each process takes its contiguous share of it, so
-one process and eight train on the same batches; a run that is continued begins at the step where it stopped.
+The samples of an optimiser step follow from (seed, epoch, index of the step) alone. A step may be cut into parts, whose
+gradients accumulate, and each process takes its contiguous share of each part: one process and eight, with one part or
+with eight, train on the same samples in the same order. A run that is continued begins at the step where it stopped,
+on as many processes and in as many parts as there then are.
 """
 
 import math
@@ -33,7 +35,7 @@ class StepSampler(ABC, Generic[T]):
         rank: number of this process, from 0.
         world_size: how many processes share a step.
         epoch: the epoch to begin with.
-        start: steps of that epoch to leave out, because they were trained on before.
+        start: batches of that epoch to leave out, because they were trained on before.
     """
 
     def __init__(self, seed: int = 0, rank: int = 0, world_size: int = 1, epoch: int = 0, start: int = 0) -> None:
@@ -55,11 +57,11 @@ class StepSampler(ABC, Generic[T]):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Steps in a whole epoch, whatever the start."""
+        """Batches in a whole epoch, whatever the start."""
 
     @abstractmethod
     def steps(self) -> Iterator[list[T]]:
-        """The whole batches of this epoch, in order; a function of (seed, epoch)."""
+        """The batches of this epoch over all processes, in order; a function of (seed, epoch)."""
 
     def __iter__(self) -> Iterator[list[T]]:
         for index, batch in enumerate(self.steps()):
@@ -79,20 +81,24 @@ class ItemBatchSampler(StepSampler[T]):
 
     Args:
         items: what is drawn: indices of a dataset.
-        batch_size: items in a step, over all processes.
-        shuffle: a new order every epoch, and an incomplete last batch is left out, unless it is the only one. Without,
+        step_size: items in an optimiser step, over all processes.
+        shuffle: a new order every epoch, and an incomplete last step is left out, unless it is the only one. Without,
             every item comes once, in batches of nearly equal size.
+        parts: batches that a step is cut into, whose gradients accumulate; the only step of a small dataset may have
+            fewer.
         placement: seed, rank, world_size, epoch and start, see `StepSampler`.
 
     Raises:
         UserError: a batch smaller than the number of processes.
     """
 
-    def __init__(self, items: Sequence[T], batch_size: int, shuffle: bool, **placement: int) -> None:
+    def __init__(self, items: Sequence[T], step_size: int, shuffle: bool, parts: int = 1, **placement: int) -> None:
         super().__init__(**placement)
         self.items = items
-        self.batch_size = batch_size
+        self.step_size = step_size
         self.shuffle = shuffle
+        self.parts = parts
+        batch_size = step_size // parts
         smallest = min(batch_size, len(items))
         if smallest < self.world_size:
             raise UserError(
@@ -101,18 +107,25 @@ class ItemBatchSampler(StepSampler[T]):
             )
 
     def __len__(self) -> int:
-        if self.shuffle:
-            return max(1, len(self.items) // self.batch_size)
+        whole = len(self.items) // self.step_size
         # No batch may be smaller than the number of processes.
-        return min(math.ceil(len(self.items) / self.batch_size), len(self.items) // self.world_size)
+        most = len(self.items) // self.world_size
+        if self.shuffle:
+            return whole * self.parts if whole else min(self.parts, most)
+        return min(math.ceil(len(self.items) / self.step_size) * self.parts, most)
 
     def steps(self) -> Iterator[list[T]]:
         """See `StepSampler.steps`."""
-        count = len(self)
+        items, count = self.items, len(self)
         if self.shuffle:
-            items, _ = self.order(self.items)
-            for index in range(count):
-                yield items[index * self.batch_size : (index + 1) * self.batch_size]
-            return
+            # The whole steps; what is left over waits for another epoch's order.
+            items = self.order(items)[0][: len(items) // self.step_size * self.step_size or len(items)]
         for index in range(count):
-            yield share(self.items, index, count)
+            yield self._cut(items, index, count)
+
+    def _cut(self, items: Sequence[T], index: int, count: int) -> list[T]:
+        """Batch `index` of `count`: every step is cut by itself, so that its parts are its own."""
+        if not self.shuffle or count < self.parts:
+            return share(items, index, count)
+        step, part = divmod(index, self.parts)
+        return share(items[step * self.step_size : (step + 1) * self.step_size], part, self.parts)

@@ -111,6 +111,10 @@ class Manifest:
         """The file of an image named by a record; never outside the dataset."""
         return path_inside(self.root, image, "the dataset folder")
 
+    def has(self, image: str) -> bool:
+        """Whether there is such an image."""
+        return self.path(image).is_file()
+
     def open(self, image: str) -> "Image":
         """Load an image named by a record, as upright RGB.
 

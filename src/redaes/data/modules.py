@@ -1,4 +1,4 @@
-"""Lightning data modules: a dataset folder in, batches encoded for the model out.
+"""Lightning data modules: a dataset folder, or the shards of its export, in; batches encoded for the model out.
 
 Encoding needs the model's processor, which the LightningModule owns; it is fetched when the loaders are made, and
 runs in the loader's workers.
@@ -40,6 +40,7 @@ from redaes.data.samples import (
     predict_edit,
     scored_sample,
 )
+from redaes.data.shards import ShardedManifest, open_dataset
 from redaes.errors import UserError
 from redaes.models.processor import VisionTextProcessor
 from redaes.records import Orientation, PairRecord, Split
@@ -64,6 +65,9 @@ def trained_position(trainer: Any) -> tuple[int, int]:
 class _DatasetModule(LightningDataModule):
     """What the three data modules share: an open manifest, the model's processor, loaders that can be continued."""
 
+    step_size: int
+    """What an optimiser step is made of over all processes: samples, or groups."""
+
     def __init__(
         self, root: str, num_workers: int, seed: int, validation_groups: int | None, aescot: str | None = None
     ) -> None:
@@ -78,7 +82,7 @@ class _DatasetModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open the dataset, and the AesCoT file if there is one."""
-        self.manifest = Manifest(self.root)
+        self.manifest = open_dataset(self.root)
         self._own: Aescot | None = None
         if self.aescot is not None:
             self._own = Aescot(self.aescot)
@@ -90,14 +94,38 @@ class _DatasetModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands; Lightning stores it in checkpoints."""
-        epoch, steps = trained_position(self.trainer)
-        return {"epoch": epoch, "steps": steps}
+        epoch, batches = trained_position(self.trainer)
+        return {"epoch": epoch, "steps": batches, "parts": self._parts, "step_size": self.step_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Begin where the checkpoint was written, whether or not the loader was made before."""
-        self._begin = state_dict["epoch"], state_dict["steps"]
+        self._begin = state_dict["epoch"], self._batches_done(state_dict)
         if self._training is not None:
             self._training.epoch, self._training.start = self._begin
+
+    @property
+    def begins_at(self) -> tuple[int, int]:
+        """Epoch, and batches of it to leave out, with which the training loader begins or began."""
+        return self._begin if self._training is None else (self._training.epoch, self._training.start)
+
+    @property
+    def _parts(self) -> int:
+        """Batches of an optimiser step."""
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+
+    def _batches_done(self, state: dict[str, int]) -> int:
+        """Batches of the epoch that are done, though steps may have been cut into other parts before."""
+        # Checkpoints from before parts and sizes were noted are of the same ones.
+        before, size = state.get("parts", self._parts), state.get("step_size", self.step_size)
+        if (before, size) == (self._parts, self.step_size):
+            return state["steps"]
+        if size != self.step_size:
+            rank_zero_warn(
+                f"an optimiser step was of {size} when the checkpoint was written and is of {self.step_size} now: the "
+                "epoch goes on from about the same place, in an order of its own. The same product of data.batch_size "
+                "and trainer.accumulate_grad_batches keeps the order"
+            )
+        return state["steps"] // before * size // self.step_size * self._parts
 
     @property
     def processor(self) -> VisionTextProcessor:
@@ -150,7 +178,7 @@ class _DatasetModule(LightningDataModule):
         files = self._files(split)
         missing: dict[int, str] = {}
         if self.trainer is None or self.trainer.is_global_zero:
-            exists = cache(lambda image: files.path(image).is_file())
+            exists = cache(files.has)
             absent = (next((path for path in paths if not exists(path)), None) for paths in images)
             missing = {index: path for index, path in enumerate(absent) if path is not None}
         if self.trainer is not None:
@@ -175,19 +203,37 @@ class _DatasetModule(LightningDataModule):
         return [self._loader(Members(self.manifest, groups), EncodeMembers(self.processor, "consistent"), sampler)]
 
 
+def _accumulate(trainer: Any, parts: int) -> None:
+    """Have a Trainer take a step every `parts` batches; what it counts in batches stays the same steps.
+
+    Args:
+        trainer: that has not begun.
+        parts: batches of an optimiser step.
+    """
+    before, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, parts
+    for name in ("val_check_interval", "limit_train_batches"):
+        number = getattr(trainer, name)
+        if isinstance(number, int):  # a float is a share of the epoch
+            setattr(trainer, name, number * parts // before)
+
+
 class ComparativeData(_DatasetModule):
     """Stage 1 and its ablations: a mixture of supervised objectives over the pre-training pairs.
 
     Args:
         root: the dataset folder.
         objectives: kinds of sample to mix; the paper's stage 1 is `[compare, predict_edit]` (Eq. 5).
-        batch_size: samples in a step over all processes (the paper's is 16).
+        batch_size: samples in a batch over all processes (the paper's is 16); `trainer.accumulate_grad_batches` of them
+            make an optimiser step.
         swap_prob: share of pairs that are also presented exchanged, with -delta [ours; default 0: none].
         orientations: kinds of edit to learn from (Tab. 3).
         num_workers: loader processes.
         seed: of the order.
         aescot: an AesCoT file to train on instead of the dataset's pairs: `objectives`, `swap_prob` and `orientations`
             then say what is validated on (Tab. 2).
+        samples_per_process: samples that go through the model at once on each process, at most. A step is accumulated
+            from as many parts as that takes, so that the same configuration trains the same steps in the same memory
+            on any number of processes. None: whole batches.
     """
 
     def __init__(
@@ -200,12 +246,29 @@ class ComparativeData(_DatasetModule):
         num_workers: int = 0,
         seed: int = 0,
         aescot: str | None = None,
+        samples_per_process: int | None = None,
     ) -> None:
         super().__init__(root, num_workers, seed, None, aescot)
+        for name, number in (("batch_size", batch_size), ("samples_per_process", samples_per_process)):
+            if number is not None and number < 1:
+                raise UserError(f"data.{name} is {number}; it must be at least 1")
         self.objectives = objectives
-        self.batch_size = batch_size
+        self.batch_size = self.step_size = batch_size
         self.swap_prob = swap_prob
         self.orientations = orientations
+        self.samples_per_process = samples_per_process
+        self._settled_for: Any = None
+
+    def setup(self, stage: str) -> None:
+        """Also settle how an optimiser step is cut into parts, once the number of processes is known."""
+        super().setup(stage)
+        if self.trainer is None or stage != "fit" or self.trainer is self._settled_for:
+            return
+        self._settled_for = self.trainer
+        self.step_size = self.batch_size * self.trainer.accumulate_grad_batches
+        if self.samples_per_process is not None:
+            parts = math.ceil(self.step_size / (self.samples_per_process * self.trainer.world_size))
+            _accumulate(self.trainer, parts)
 
     def samples(self, split: Split) -> list[Sample]:
         """The samples of one split; swapped presentations are added after the others."""
@@ -226,7 +289,9 @@ class ComparativeData(_DatasetModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of the training photographs."""
         samples = self.samples("train")
-        sampler = ItemBatchSampler(range(len(samples)), self.batch_size, shuffle=True, seed=self.seed, **self._share())
+        sampler = ItemBatchSampler(
+            range(len(samples)), self.step_size, shuffle=True, parts=self._parts, seed=self.seed, **self._share()
+        )
         return self._training_loader(Samples(self._files("train"), samples), EncodeSamples(self.processor), sampler)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -234,7 +299,10 @@ class ComparativeData(_DatasetModule):
         samples = self.samples("validation")
         if not samples:
             return []
-        sampler = ItemBatchSampler(range(len(samples)), self.batch_size, shuffle=False, **self._share())
+        size = self.batch_size
+        if self.samples_per_process is not None and self.trainer is not None:
+            size = min(size, self.samples_per_process * self.trainer.world_size)
+        sampler = ItemBatchSampler(range(len(samples)), size, shuffle=False, **self._share())
         return [self._loader(Samples(self.manifest, samples), EncodeSamples(self.processor), sampler)]
 
 
@@ -256,6 +324,12 @@ class RehearsalData(ComparativeData):
         super().__init__(root, batch_size=batch_size, num_workers=num_workers, seed=seed)
         self.answers = answers
 
+    def setup(self, stage: str) -> None:
+        """Answers name the files of a dataset folder."""
+        super().setup(stage)
+        if isinstance(self.manifest, ShardedManifest):
+            raise UserError(f"{self.root} is an export; rehearsal needs the dataset folder that was scored")
+
     def samples(self, split: Split) -> list[Sample]:
         """The samples of one split; the model's own scores are of the training images alone."""
         edits: list[Judged] = [*self.manifest.pairs(split), *group_edits(self.manifest, split)]
@@ -274,6 +348,7 @@ class CalibrationData(ComparativeData):
         num_workers: loader processes.
         seed: of the order.
         validation_groups: validation groups on which ranking is measured after every epoch; None takes all.
+        samples_per_process: as of `ComparativeData`.
     """
 
     def __init__(
@@ -283,8 +358,16 @@ class CalibrationData(ComparativeData):
         num_workers: int = 0,
         seed: int = 0,
         validation_groups: int | None = None,
+        samples_per_process: int | None = None,
     ) -> None:
-        super().__init__(root, ["calibrate"], batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(
+            root,
+            ["calibrate"],
+            batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            samples_per_process=samples_per_process,
+        )
         self.validation_groups = validation_groups
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -321,7 +404,7 @@ class GroupData(_DatasetModule):
         aescot: str | None = None,
     ) -> None:
         super().__init__(root, num_workers, seed, validation_groups, aescot)
-        self.groups_per_batch = groups_per_batch
+        self.groups_per_batch = self.step_size = groups_per_batch
         self.batching = batching
         self.group_size = group_size
         self.orientations = orientations

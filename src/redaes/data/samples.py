@@ -152,7 +152,6 @@ def build_samples(
         calibration = [calibrate(r) for r in records]
     else:
         calibration = []
-    pairs = [p for p in manifest.pairs(split) if p.edit.instruction.orientation in orientations]
     words = {r.source.id: r.reasoning for r in manifest.sources(split)} if "absolute" in objectives else {}
     makers: dict[str, Callable[[PairRecord], Sequence[Sample]]] = {
         "compare": lambda p: [compare(p)],
@@ -160,4 +159,5 @@ def build_samples(
         "absolute": lambda p: absolute(p, words.get(p.source.id)),
     }
     chosen = [makers[o] for o in objectives if o in makers]
+    pairs = [p for p in manifest.pairs(split) if p.edit.instruction.orientation in orientations] if chosen else []
     return calibration + [sample for pair in pairs for make in chosen for sample in make(pair)]

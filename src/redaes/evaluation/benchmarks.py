@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from redaes.data.benchmarks import Benchmark, Item
 from redaes.evaluation.intervals import image_intervals, summary
 from redaes.evaluation.measures import measure_benchmark
-from redaes.evaluation.predictions import Answer, Predictions, Status
+from redaes.evaluation.predictions import Answer, Predictions
 from redaes.evaluation.scoring import answers as asked
 from redaes.inference import ScorerProtocol
+from redaes.inference.asking import Status
 
 T = TypeVar("T")
 COUNTED: Mapping[str, Status] = {

@@ -16,9 +16,11 @@ from redaes.evaluation.benchmarks import drawn, keep, result, sharded
 from redaes.evaluation.comparison import keep_compared
 from redaes.evaluation.intervals import image_intervals, write_intervals
 from redaes.evaluation.predictions import Answer, Predictions, is_about
-from redaes.evaluation.processes import InThisProcess, OnDevices
+from redaes.evaluation.processes import InThisProcess, OnDevices, OnRunner
 from redaes.evaluation.rivals import Rival
-from redaes.evaluation.scoring import ScorerGivenUp
+from redaes.inference.asking import ScorerGivenUp
+from redaes.inference.pools import scoring_runner
+from redaes.registry import PluginSpec
 
 Progress = Callable[[Iterator[list[Answer]], int], Iterator[list[Answer]]]
 
@@ -35,6 +37,7 @@ class Settings:
         devices: one process on each; empty: this process alone.
         shard: (part, of how many), from 1: only this part of every benchmark is scored here.
         logistic: measure PLCC also after a logistic curve.
+        runner: where the scorers work; None: here, or on `devices`.
     """
 
     images: int | None = None
@@ -44,6 +47,7 @@ class Settings:
     devices: tuple[str, ...] = ()
     shard: tuple[int, int] = (1, 1)
     logistic: bool = False
+    runner: PluginSpec | None = None
 
 
 def evaluate_all(
@@ -92,8 +96,10 @@ def _fault(where: str, error: UserError) -> UserError:
     return fault
 
 
-def _opened(rival: Rival, settings: Settings) -> InThisProcess | OnDevices:
+def _opened(rival: Rival, settings: Settings) -> InThisProcess | OnDevices | OnRunner:
     how = {"batch_size": settings.batch_size, "samples": settings.samples}
+    if settings.runner is not None:
+        return OnRunner(rival, scoring_runner(settings.runner), device=settings.device, **how)
     if settings.devices:
         return OnDevices(rival, settings.devices, **how)
     return InThisProcess(rival, device=settings.device, **how)
@@ -102,7 +108,7 @@ def _opened(rival: Rival, settings: Settings) -> InThisProcess | OnDevices:
 def _evaluate(
     benchmark: Benchmark,
     name: str,
-    scorer: InThisProcess | OnDevices,
+    scorer: InThisProcess | OnDevices | OnRunner,
     predictions: Predictions,
     settings: Settings,
     say: Callable[[str], None],

@@ -2,9 +2,9 @@
 
 In: rows. Out: parquet files under `FOLDER/<benchmark>/<scorer's fingerprint>/part-*.parquet`, each written beside its
 place and renamed into it, so that a part is there whole or not at all. Any number of processes may append at the same
-time, and a process that is killed loses what it has not yet written: at most one part. Where an image has two rows
-the later one holds. A row also keeps what tells its image file from others: an image that has changed since, or that
-another set calls by the same name, is scored again.
+time, and a process that is killed loses what it has not yet written: at most two parts, one gathered and one under way.
+Where an image has two rows the later one holds. A row also keeps what tells its image file from others: an image that
+has changed since, or that another set calls by the same name, is scored again.
 """
 
 import hashlib
@@ -12,20 +12,21 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from redaes.data.benchmarks import Item
 from redaes.errors import UserError
+from redaes.inference.asking import Status
 from redaes.registry import optional
 
-Status = Literal["ok", "unparsed", "unreadable", "failed"]
 SETTLED: frozenset[Status] = frozenset({"ok", "unparsed"})
 """Of which another try would bring nothing new: the answer is there. The others are tried again in the next run."""
 
-PART_ROWS = 256
+PART_ROWS = 128
 PART_SECONDS = 30.0
 DIGEST_BYTES = 4096
 
@@ -120,7 +121,8 @@ class Predictions:
 class PartWriter(AbstractContextManager["PartWriter"]):
     """Gathers answers and writes them in parts: after `PART_ROWS` of them, after `PART_SECONDS`, and on closing.
 
-    Also on an error or an interruption what has been gathered is written.
+    A thread writes, one part at a time, while the scorer looks at further images; what it cannot write is raised by
+    the part after it, or on closing. Also on an error or an interruption what has been gathered is written.
 
     Args:
         predictions: where to.
@@ -130,6 +132,8 @@ class PartWriter(AbstractContextManager["PartWriter"]):
         self._predictions = predictions
         self._rows: list[Answer] = []
         self._since = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="part")
+        self._writing: Future[None] | None = None
 
     def add(self, answers: Iterable[Answer]) -> None:
         """Take answers, and write a part if it is time."""
@@ -141,12 +145,21 @@ class PartWriter(AbstractContextManager["PartWriter"]):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._write()
+        with self._thread:
+            self._write()
+            self._wait()
 
     def _write(self) -> None:
+        self._wait()
         rows, self._rows, self._since = self._rows, [], time.monotonic()
         if rows:
-            self._predictions.append(rows)
+            self._writing = self._thread.submit(self._predictions.append, rows)
+
+    def _wait(self) -> None:
+        """Until the part before is written; raises what kept it from being written, once."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
 
 def file_size(path: Path) -> int:
@@ -199,7 +212,8 @@ def _write_part(place: Path, rows: Sequence[Answer]) -> None:
     pa, parquet = optional("pyarrow"), optional("pyarrow.parquet")
     name = f"part-{time.time_ns():020d}-{os.getpid()}.parquet"
     temporary = place / f".{name}.tmp"
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema(pa))
+    schema = _schema(pa)
+    table = pa.table({name: [getattr(row, name) for row in rows] for name in schema.names}, schema=schema)
     try:
         place.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

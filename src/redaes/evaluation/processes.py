@@ -1,4 +1,4 @@
-"""A scorer in this process, or one in each of several processes on this machine: the same answers, sooner.
+"""A scorer in this process, one in each of several processes on this machine, or many on a cluster: the same answers.
 
 In: images of a benchmark. Out: answers, as they come. Every process opens the scorer once and is then given whole
 batches of each benchmark in turn; answers travel back and are written by this process alone.
@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Self
@@ -19,8 +20,10 @@ from redaes.data.benchmarks import Item
 from redaes.errors import UserError
 from redaes.evaluation.benchmarks import sharded
 from redaes.evaluation.predictions import Answer
-from redaes.evaluation.rivals import LoadedScorer, Rival
-from redaes.evaluation.scoring import ScorerGivenUp, answers
+from redaes.evaluation.rivals import Rival
+from redaes.evaluation.scoring import answer, answers, read_file
+from redaes.inference.asking import LoadedScorer, ScorerGivenUp
+from redaes.inference.pools import ScoringRunner
 
 FAREWELL_SECONDS = 5.0
 
@@ -132,6 +135,37 @@ class OnDevices(AbstractContextManager["OnDevices"]):
         if kind == "given up":
             raise ScorerGivenUp(content)
         return content
+
+
+class OnRunner(AbstractContextManager["OnRunner"]):
+    """A scorer in each of several processes of a runner, such as those of a cluster.
+
+    Args:
+        rival: which.
+        runner: opens it there.
+        how: `batch_size`, `device` and `samples` of `Rival.make`.
+
+    Raises:
+        UserError: it cannot be opened there.
+    """
+
+    def __init__(self, rival: Rival, runner: ScoringRunner, **how: Any) -> None:
+        self._opened = runner.scorers(partial(rival.make, **how))
+        self._pool = self._opened.__enter__()
+        self.fingerprint, self.batch_size = self._pool.fingerprint, self._pool.batch_size
+
+    def answers(self, benchmark: str, items: Sequence[Item]) -> Iterator[list[Answer]]:
+        """As of one process, in the order of the items."""
+        remaining = iter(items)
+        with closing(self._pool.ask([item.path for item in items], read_file)) as asked:
+            for said in asked:
+                yield [
+                    answer(benchmark, item, self.fingerprint, each) for each, item in zip(said, remaining, strict=False)
+                ]
+
+    def __exit__(self, *exception: Any) -> None:
+        """The processes end."""
+        self._opened.__exit__(*exception)
 
 
 def _serve(pipe: Connection, rival: Rival, how: dict[str, Any], threads: int) -> None:

@@ -7,6 +7,7 @@ benchmarks:                          # name: folder, or settings; nothing: the f
 scorers:                             # ready configurations, or plug-ins with a name
   - benchmarks/scorers/qwen2.5-vl-7b.yaml
   - {name: mine, scorer: {class_path: redaes, init_args: {model: runs/nano/grpo/model}}}
+runner: ray                          # where they score: a plug-in that can, or its settings; nothing: this machine
 """
 
 import inspect
@@ -20,6 +21,7 @@ from typing import Any
 from redaes.data.benchmarks import Benchmark, about
 from redaes.errors import UserError
 from redaes.inference import Score, ScorerProtocol, combined
+from redaes.inference.asking import LoadedScorer
 from redaes.presets import read_mapping, resolve_config
 from redaes.registry import PluginSpec, create, identity_of, load_plugin, split_spec
 from redaes.scorers.questions import digest
@@ -44,7 +46,7 @@ class Rival:
 
     def make(
         self, *, batch_size: int | None = None, device: str | None = None, samples: int | None = None
-    ) -> "LoadedScorer":
+    ) -> LoadedScorer:
         """Open it.
 
         Args:
@@ -88,23 +90,6 @@ class Rival:
         if isinstance(model, str) and Path(model).is_dir():
             identity["weights"] = hash_folder(Path(model))
         return digest(self.name, identity)
-
-
-@dataclass(frozen=True)
-class LoadedScorer:
-    """A scorer that is ready to score.
-
-    Attributes:
-        name: for people.
-        fingerprint: differs where its answers may.
-        scorer: it.
-        batch_size: images that it works on at once.
-    """
-
-    name: str
-    fingerprint: str
-    scorer: ScorerProtocol
-    batch_size: int
 
 
 class _Repeated:
@@ -322,10 +307,23 @@ def read_plan(path: str) -> tuple[list[Wanted], list[Rival]]:
     """
     read = read_mapping(resolve_config(path))
     benchmarks, scorers = read.pop("benchmarks", {}), read.pop("scorers", [])
+    read.pop("runner", None)  # `planned_runner` reads it
     if read or not isinstance(benchmarks, dict) or not isinstance(scorers, list):
         wrong = f"the key {next(iter(read))!r}" if read else "another form"
         raise UserError(f"{path} has {wrong}; it holds `benchmarks: {{NAME: FOLDER}}` and `scorers: [FILE.yaml, ...]`")
     return [_wanted(path, name, said) for name, said in benchmarks.items()], [_rival(path, said) for said in scorers]
+
+
+def planned_runner(path: str) -> PluginSpec | None:
+    """Which runner a file of benchmarks and scorers names.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    runner: PluginSpec | None = read_mapping(resolve_config(path)).get("runner")
+    if runner is not None and not isinstance(runner, str | dict):
+        raise UserError(f"{path}: runner is {runner!r}; give a name, or {{class_path: NAME, init_args: {{...}}}}")
+    return runner
 
 
 def _wanted(path: str, name: str, said: Any) -> Wanted:

@@ -11,19 +11,23 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from errno import EISDIR
+from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from redaes.data.ahead import ahead
-from redaes.data.images import VIEW_SIDE, ImageError, open_image
+from redaes.data.images import VIEW_SIDE, ImageError, decode, open_image
 from redaes.errors import UserError
 from redaes.inference import ScorerProtocol
+from redaes.inference.asking import Asking, LoadedScorer, Outcome, Read
+from redaes.inference.pools import RemoteImage, ScorerPool, scoring_runner
+from redaes.registry import PluginSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,32 +58,25 @@ class Row:
 
 
 def score_files(
-    files: Sequence[Path], scorer: ScorerProtocol, model: str, *, batch_size: int = 16
+    files: Sequence[Path | RemoteImage], scorer: ScorerProtocol | ScorerPool, model: str, *, batch_size: int = 16
 ) -> Iterator[list[Row]]:
     """Score files in batches; the next batch is read while the present one is scored.
 
     Args:
-        files: image files, readable or not.
-        scorer: sees each readable image at most `VIEW_SIDE` pixels wide and high, or as its `view_side` says.
+        files: image files, readable or not, or images elsewhere.
+        scorer: sees each readable image at most `VIEW_SIDE` pixels wide and high, or as its `view_side` says; or many.
         model: fingerprint to write into the rows.
         batch_size: files per batch.
 
     Yields:
         The rows of one batch, in the order of `files`.
     """
-    return score_items(
-        files,
-        scorer,
-        model,
-        name=display_path,
-        read=lambda path, side: open_image(path, max_side=side),
-        batch_size=batch_size,
-    )
+    return score_items(files, scorer, model, name=display_path, read=_open_file, batch_size=batch_size)
 
 
 def score_items(
     items: Sequence[T],
-    scorer: ScorerProtocol,
+    scorer: ScorerProtocol | ScorerPool,
     model: str,
     *,
     name: Callable[[T], str],
@@ -90,28 +87,103 @@ def score_items(
 
     Args:
         items: one for each image.
-        scorer: sees each readable image.
+        scorer: sees each readable image; or many that do, which choose their batches themselves.
         model: fingerprint to write into the rows.
         name: what a row calls an item.
-        read: opens an item, its longer side at most so many pixels; raises an `ImageError` where it cannot.
+        read: opens an item, its longer side at most so many pixels; raises an `ImageError` where it cannot. For a pool
+            items and function are picklable.
         batch_size: images per batch.
 
     Yields:
         The rows of one batch, in the order of `items`.
+
+    Raises:
+        ScorerGivenUp: the scorer's settings are at fault, or it breaks on image after image; the rows before were
+            handed on.
     """
+    if isinstance(scorer, ScorerPool):
+        asked = _from_pool(items, scorer, read)
+    else:
+        asked = _outcomes(items, scorer, read, batch_size)
+    remaining = iter(items)
+    with closing(asked) as batches:
+        for outcomes in batches:
+            yield [_row(name(item), outcome, model) for outcome, item in zip(outcomes, remaining, strict=False)]
 
-    side = getattr(scorer, "view_side", VIEW_SIDE)
 
-    def read_or_error(item: T) -> "Image | ImageError":
-        try:
-            return read(item, side)
-        except ImageError as error:
-            return error
+def _outcomes(
+    items: Sequence[T], scorer: ScorerProtocol, read: "Callable[[T, int], Image]", batch_size: int
+) -> Generator[list[Outcome], None, None]:
+    """Of a scorer in this process."""
+    asking, side = Asking(scorer, batch_size), getattr(scorer, "view_side", VIEW_SIDE)
+    with closing(ahead(lambda item: _read(read, item, side), items, held=batch_size, threads=2)) as opened:
+        while batch := [each.image for each in islice(opened, batch_size)]:
+            yield asking.outcomes(batch)
+            asking.check()
 
-    with closing(ahead(read_or_error, items, held=batch_size, threads=2)) as images:
-        for at in range(0, len(items), batch_size):
-            names = [name(item) for item in items[at : at + batch_size]]
-            yield _score_batch(names, list(islice(images, batch_size)), scorer, model)
+
+def _from_pool(
+    items: Sequence[T], pool: ScorerPool, read: "Callable[[T, int], Image]"
+) -> Generator[list[Outcome], None, None]:
+    """Of many scorers elsewhere."""
+    with closing(pool.ask(items, partial(_read, read))) as asked:
+        for some in asked:
+            yield [said.outcome for said in some]
+
+
+def _read(read: "Callable[[T, int], Image]", item: T, side: int) -> Read:
+    try:
+        return Read(read(item, side))
+    except ImageError as error:
+        return Read(error)
+
+
+def _open_file(file: Path | RemoteImage, side: int) -> "Image":
+    if isinstance(file, Path):
+        return open_image(file, max_side=side)
+    try:
+        return decode(file.fetch(file.url), file.url, max_side=side)
+    except ImageError:
+        raise
+    except UserError as error:
+        raise ImageError(file.url, str(error)) from error
+
+
+def _row(name: str, outcome: Outcome, model: str) -> Row:
+    error = NO_SCORE if outcome.status == "unparsed" else outcome.error
+    return Row(name, outcome.value, outcome.reasoning, error, model)
+
+
+@contextmanager
+def opened(
+    model: str, *, scorer: str, batch_size: int, device: str | None, runner: PluginSpec | None = None
+) -> Iterator[ScorerProtocol | ScorerPool]:
+    """The scorer that serves a model, in this process; or many, where a runner has them.
+
+    Args:
+        model: as of `load_scorer`.
+        scorer: as of `load_scorer`.
+        batch_size: as of `load_scorer`.
+        device: as of `load_scorer`.
+        runner: a plug-in that can score; None: this process.
+
+    Raises:
+        UserError: as of `load_scorer`; a runner that cannot score, or opens another model than is here.
+    """
+    if runner is None:
+        yield load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
+        return
+    make = partial(_load, model, scorer=scorer, batch_size=batch_size, device=device)
+    with scoring_runner(runner).scorers(make) as pool:
+        here = fingerprint(model, scorer)
+        if pool.fingerprint != here:
+            raise UserError(f"the runner's processes have another model than is here ({pool.fingerprint}, not {here})")
+        yield pool
+
+
+def _load(model: str, *, scorer: str, batch_size: int, device: str | None) -> LoadedScorer:
+    loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
+    return LoadedScorer(model, fingerprint(model, scorer), loaded, batch_size)
 
 
 def load_scorer(
@@ -134,14 +206,14 @@ def load_scorer(
     return made
 
 
-def display_path(path: Path) -> str:
-    """The path as UTF-8 text; bytes that are not UTF-8 are written as escapes.
+def display_path(path: Path | RemoteImage) -> str:
+    """The path or URL as UTF-8 text; bytes that are not UTF-8 are written as escapes.
 
     Example:
         >>> display_path(Path("a/b.jpg"))
         'a/b.jpg'
     """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return os.fsencode(path if isinstance(path, Path) else path.url).decode("utf-8", "backslashreplace")
 
 
 def printable(text: str) -> str:
@@ -292,22 +364,6 @@ def _whole_lines(path: Path) -> str:
     """Text of a file up to its last line end."""
     text = path.read_bytes().decode("utf-8")
     return text[: text.rfind("\n") + 1]
-
-
-def _score_batch(
-    names: Sequence[str], opened: "Sequence[Image | ImageError]", scorer: ScorerProtocol, model: str
-) -> list[Row]:
-    images = [image for image in opened if not isinstance(image, ImageError)]
-    scores = iter(scorer.score(images) if images else [])
-    rows = []
-    for name, image in zip(names, opened, strict=True):
-        if isinstance(image, ImageError):
-            rows.append(Row(name, None, "", image.reason, model))
-        else:
-            score = next(scores)
-            error = NO_SCORE if score.value is None else ""
-            rows.append(Row(name, score.value, score.reasoning, error, model))
-    return rows
 
 
 def hash_folder(folder: Path) -> str:

@@ -8,6 +8,7 @@ their own.
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from redaes.data.images import decode, walk_images
 from redaes.errors import UserError
 from redaes.inference import ScorerProtocol
 from redaes.inference.listing import Row, RowWriter, is_finished, rows_to_keep, score_items
+from redaes.inference.pools import ScorerPool
 from redaes.sources.parquet import ParquetPhotos
 from redaes.sources.webdataset import WebDatasetPhotos
 
@@ -62,14 +64,20 @@ def row_files(shards: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
 
 def score_shard(
-    shard: Path, rows: Path, load: Callable[[], ScorerProtocol], model: str, *, image: str = "", batch_size: int = 16
+    shard: Path,
+    rows: Path,
+    load: Callable[[], ScorerProtocol | ScorerPool],
+    model: str,
+    *,
+    image: str = "",
+    batch_size: int = 16,
 ) -> Iterator[list[Row]]:
     """Score what is missing of one shard, and write it all.
 
     Args:
         shard: the images.
         rows: where the rows go; its folder is made.
-        load: gives the scorer; called only if there is something to score.
+        load: gives the scorer, or a pool of them; called only if there is something to score.
         model: fingerprint of the scorer.
         image: the column or the extension of the images; empty: `image` in parquet, a sample's first image in tar.
         batch_size: images per batch.
@@ -82,12 +90,7 @@ def score_shard(
         UserError: rows of another model, or rows that cannot be written.
     """
     try:
-        source = (
-            ParquetPhotos(str(shard), image or "image")
-            if shard.suffix == ".parquet"
-            else WebDatasetPhotos(str(shard), image)
-        )
-        photographs = source.photographs()
+        photographs = _source(shard, image).photographs()
     except UserError as error:
         raise ShardError(str(error)) from error
     kept = rows_to_keep(rows, "parquet", model)
@@ -95,19 +98,28 @@ def score_shard(
     missing = [photograph.name for photograph in photographs if photograph.name not in done]
     if not missing and is_finished(rows):
         return
-
-    def read(name: str, side: int) -> "Image":
-        return decode(source.read(name), name, max_side=side)
-
     try:
         rows.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {rows}: {error.strerror or error}") from error
     with RowWriter(rows, "parquet", kept) as writer:
+        read = partial(_read, shard, image)
         batches = score_items(missing, load(), model, name=str, read=read, batch_size=batch_size) if missing else ()
         for batch in batches:
             writer.add(batch)
             yield batch
+
+
+@lru_cache(maxsize=4)
+def _source(shard: Path, image: str) -> ParquetPhotos | WebDatasetPhotos:
+    """The shard, opened once in each process that reads it."""
+    if shard.suffix == ".parquet":
+        return ParquetPhotos(str(shard), image or "image")
+    return WebDatasetPhotos(str(shard), image)
+
+
+def _read(shard: Path, image: str, name: str, side: int) -> "Image":
+    return decode(_source(shard, image).read(name), name, max_side=side)
 
 
 def _shards_at(path: str) -> list[Path]:

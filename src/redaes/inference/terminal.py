@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from redaes.inference.listing import Row, fingerprint, load_scorer, printable, score_files
+from redaes.inference.listing import Row, fingerprint, opened, printable, score_files
+from redaes.inference.pools import RemoteImage
+from redaes.registry import PluginSpec
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -23,7 +25,13 @@ _WIDTH_WITHOUT_TERMINAL = 160
 
 
 def score_with_progress(
-    files: Sequence[Path], model: str, *, scorer: str, batch_size: int, device: str | None
+    files: Sequence[Path | RemoteImage],
+    model: str,
+    *,
+    scorer: str,
+    batch_size: int,
+    device: str | None,
+    runner: PluginSpec | None = None,
 ) -> Iterator[list[Row]]:
     """Load a model and score files with it, batch by batch; no files, no model.
 
@@ -33,12 +41,13 @@ def score_with_progress(
         scorer: which scorer plug-in serves it.
         batch_size: files per batch, and images per forward pass.
         device: where the model runs; None chooses.
+        runner: whose processes score; None: this one.
     """
     if files:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them comes back as an ImageError
-        loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
-        batches = score_files(files, loaded, fingerprint(model, scorer), batch_size=batch_size)
-        yield from with_progress(batches, len(files))
+        with opened(model, scorer=scorer, batch_size=batch_size, device=device, runner=runner) as loaded:
+            batches = score_files(files, loaded, fingerprint(model, scorer), batch_size=batch_size)
+            yield from with_progress(batches, len(files))
 
 
 def print_table(

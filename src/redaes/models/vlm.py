@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from redaes.errors import UserError
+from redaes.importing import deferred, uncollected
 from redaes.models.adapters import adapt, keep_quantised, merged_state, quantisation_config
 
 if TYPE_CHECKING:
@@ -147,6 +148,17 @@ def open_processor(path: str, image_size: int | None) -> "VisionTextProcessor":
     return VisionTextProcessor.from_pretrained(path, image_size)
 
 
+def import_transformers() -> None:
+    """Import what every model of transformers is made of, without scipy.
+
+    Losses for object detection come along and take one function of scipy.optimize, whose import is a quarter of a
+    second that nothing here has use for.
+    """
+    with deferred("scipy.optimize", "linear_sum_assignment"):
+        import transformers.modeling_utils  # noqa: F401
+
+
+@uncollected()
 def open_model(
     backbone: Backbone, *, empty: bool = False, inference_on: str | None = None
 ) -> "tuple[PreTrainedModel, VisionTextProcessor]":
@@ -164,6 +176,7 @@ def open_model(
         UserError: not a checkpoint, or one of another kind; an image size that the model cannot take unresampled;
             quantisation without an adapter or without bitsandbytes.
     """
+    import_transformers()
     from transformers.utils import logging
 
     from redaes.models.patches import embed_whole_patches

@@ -79,7 +79,7 @@ class Checkpoints(Checkpoint):
         self._last = (0, 0.0)
         self._stop = StopRequest()
 
-    def prepare(self, trainer: Trainer, explicit: str | Path | None = None) -> None:
+    def prepare(self, trainer: Trainer, explicit: str | Path | None = None, *, automatic: bool | None = None) -> None:
         """Choose the checkpoint to go on from, and cut the logs back to it. The first process decides for all.
 
         To be called before `Trainer.fit`: when it sets up the loggers, Lightning deletes what they wrote before.
@@ -87,6 +87,8 @@ class Checkpoints(Checkpoint):
         Args:
             trainer: whose run it is.
             explicit: a checkpoint that was asked for instead.
+            automatic: Lightning takes the optimiser steps, one row of the logs for each; if not, there is a row for
+                each batch. None: as if it did where batches are accumulated.
         """
         self._prepared = True
         if not trainer.is_global_zero or trainer.fast_dev_run:
@@ -94,7 +96,9 @@ class Checkpoints(Checkpoint):
         self._chosen = Path(explicit) if explicit else newest_checkpoint(self._folder(trainer))
         if self._chosen is not None and not explicit:
             _say(f"continuing from {self._chosen} (--fresh starts over)")
-        continue_logs(trainer, *(_numbers(self._chosen) if self._chosen else (0, 0)))
+        batches, steps = _numbers(self._chosen) if self._chosen else (0, 0)
+        by_steps = trainer.accumulate_grad_batches > 1 if automatic is None else automatic
+        continue_logs(trainer, steps if by_steps else batches, steps)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have the trainer load what was chosen, and listen to who asks it to stop."""
@@ -172,7 +176,18 @@ class Checkpoints(Checkpoint):
         checkpoint["callbacks"][self.state_key] = {
             "random": _gather(trainer, random_state(pl_module.device)),
             "logged_steps": loops["epoch_loop.state_dict"]["_batches_that_stepped"],
+            "parts": trainer.accumulate_grad_batches,
         }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Count batches as they are cut now: a step may have been accumulated from another number of them."""
+        parts = trainer.accumulate_grad_batches
+        # A checkpoint from before this was noted is of as many parts as now.
+        before = checkpoint["callbacks"].get(self.state_key, {}).get("parts", parts)
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counters, known in ((batches["total"], None), (batches["current"], _begins_at(trainer))):
+            for name, count in counters.items():
+                counters[name] = count // before * parts if known is None else known
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until training begins: what happens in between may draw random numbers."""
@@ -218,6 +233,12 @@ class Checkpoints(Checkpoint):
                 f"{len(state['random'])} processes wrote the checkpoint, {trainer.world_size} go on: batches are the "
                 "same, random numbers (dropout) are not"
             )
+
+
+def _begins_at(trainer: Trainer) -> int | None:
+    """Batches of the epoch that our data modules leave out; None: loaders of another kind."""
+    data: Any = getattr(trainer, "datamodule", None)
+    return data.begins_at[1] if hasattr(data, "begins_at") else None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

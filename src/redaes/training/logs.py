@@ -20,15 +20,15 @@ from redaes.data.manifest import write_atomically
 from redaes.training.callbacks import AnswerTable, CompletionTable
 
 
-def continue_logs(trainer: Trainer, batches: float, steps: float) -> None:
+def continue_logs(trainer: Trainer, logged: float, steps: float) -> None:
     """Cut what an earlier start of the same run has logged; to be called before the loggers begin.
 
     Args:
         trainer: of the run.
-        batches: batches done when the checkpoint was written that training goes on from; 0 without one.
+        logged: rows of `metrics.csv` there were when the checkpoint was written that training goes on from; 0 without
+            one.
         steps: optimiser steps done then.
     """
-    logged = steps if trainer.accumulate_grad_batches > 1 else batches
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             logger._experiment = MetricsFile(logger.log_dir, logged)

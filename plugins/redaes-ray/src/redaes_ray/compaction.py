@@ -1,16 +1,16 @@
 """Compaction: the many small files of a log made few large ones, sorted by source, at a quiet moment.
 
-    PREFIX/hash=X/GENERATION-NUMBER.parquet     X is the first digit of the source's hash
+    PREFIX/sorted/shard=X/GENERATION-NUMBER.parquet     X is the first digit of the source's hash
 
 The core's ledger asks for one call at a time, and so do we; but the calls of a source are asked one after the other,
 and its files are sorted by source: one row group read answers for all of them. (Sorted by key, as an index would
 suggest, each would cost a read of its own. The index is in memory and does not care.)
 
-In steps, so that memory is bounded: some 260,000 rows of new parts are taken at a time, with those generations that
-are not much larger; older, larger ones stay as they are, and a row is rewritten a logarithmic number of times
-(O'Neil et al., "The Log-Structured Merge-Tree", Acta Informatica 33, 1996). Each step writes its files, commits by
-replacing the manifest, and deletes what it has taken in. Before the commit nobody reads the new files; after it
-nobody reads the old ones. What a kill leaves of either is deleted by the next compaction.
+In steps, so that memory is bounded: a quarter of a gigabyte of new rows is taken at a time, with those generations
+that are not much larger, a shard of them at a time; older, larger ones stay as they are, and a row is rewritten a
+logarithmic number of times (O'Neil et al., "The Log-Structured Merge-Tree", Acta Informatica 33, 1996). Each step
+writes its files, commits by replacing the manifest, and deletes what it has taken in. Before the commit nobody reads
+the new files; after it nobody reads the old ones. What a kill leaves of either is deleted by the next compaction.
 """
 
 from collections.abc import Iterator
@@ -25,14 +25,17 @@ from redaes_ray.log import Log, Survey, added, sums_of
 from redaes_ray.manifest import Generation, Manifest
 from redaes_ray.parts import CLOCK, ROW, WRITER, Part, to_parquet
 
-STEP_ROWS = 2**18
-"""Rows of new parts that one step takes in, or a few more."""
+STEP_BYTES = 2**28
+"""New rows, as they are in memory, that one step takes in, or a part more."""
 
-FILE_ROWS = 2**16
-"""Rows of a file, at most."""
+LARGEST_BYTES = 2**33
+"""A generation's rows, as they would be in memory. A shard of it is in memory while it is made."""
+
+FILE_GROUPS = 256
+"""Row groups of a file, at most."""
 
 GROWTH = 4
-"""A generation is rewritten if it has up to so many times the rows that come to it."""
+"""A generation is rewritten if it is up to so many times as large as what comes to it."""
 
 DIGITS = "0123456789abcdef"
 
@@ -47,8 +50,9 @@ def compact(log: Log) -> None:
     with log.exclusively():
         survey = log.survey()
         _delete_leftovers(log, survey)
+        gone = set(survey.manifest.names()) - set(survey.sorted)
         for parts in _steps(log, survey):
-            _take_in(log, parts)
+            _take_in(log, parts, gone)
         log.compacted()
         log.load()
 
@@ -56,8 +60,7 @@ def compact(log: Log) -> None:
 def _delete_leftovers(log: Log, survey: Survey) -> None:
     """Files of a compaction that never came to its end, or that one which did had no time to delete."""
     counted = set(survey.manifest.names())
-    files = [stored.name for stored in log.storage.files(log.prefix, recursive=True)]
-    unfinished = [name for name in files if f"{log.prefix}/hash=" in name and name not in counted]
+    unfinished = [name for name in survey.sorted if name not in counted]
     log.storage.delete([*survey.superfluous, *unfinished])
 
 
@@ -68,50 +71,53 @@ def _steps(log: Log, survey: Survey) -> Iterator[list[tuple[Part, Any]]]:
         table = log.table(part.name)
         after = survey.manifest.compacted.get(part.writer, 0)
         step.append((part, table.filter(pc.greater(table.column(CLOCK), after)) if part.after < after else table))
-        if sum(len(rows) for _, rows in step) >= STEP_ROWS:
+        if sum(rows.nbytes for _, rows in step) >= STEP_BYTES:
             yield step
             step = []
     if step:
         yield step
 
 
-def _take_in(log: Log, parts: list[tuple[Part, Any]]) -> None:
+def _take_in(log: Log, parts: list[tuple[Part, Any]], gone: set[str]) -> None:
     """One step: write a generation, commit it, delete what is in it."""
     before = Manifest.read(log.storage, log.prefix)
     new = pa.concat_tables([table for _, table in parts])
-    taken = _generations(before, len(new))
+    taken = _generations(before, new.nbytes)
     number = 1 + max((g.number for g in before.generations), default=0)
-    files, rows, totals = [], 0, []
+    files, size, totals = [], 0, []
+    file_rows = FILE_GROUPS * log.kind.group_rows
     digits = _digits(new)
     for digit in DIGITS:
-        inner = [name for g in taken for name in g.files if f"/hash={digit}/" in name]
+        inner = [name for g in taken for name in g.files if f"/shard={digit}/" in name and name not in gone]
         table = pa.concat_tables([*(log.table(name) for name in inner), new.filter(pc.equal(digits, digit))])
+        if not len(table):
+            continue
         table = _sorted(log, table)
         totals += sums_of(log.kind, table)
-        rows += len(table)
-        for start in range(0, len(table), FILE_ROWS):
-            name = f"{log.prefix}/hash={digit}/{number:06d}-{start // FILE_ROWS:03d}.parquet"
-            log.storage.write(name, to_parquet(log.kind, table.slice(start, FILE_ROWS)))
+        size += table.nbytes
+        for start in range(0, len(table), file_rows):
+            name = f"{log.prefix}/sorted/shard={digit}/{number:06d}-{start // file_rows:03d}.parquet"
+            log.storage.write(name, to_parquet(log.kind, table.slice(start, file_rows)))
             files.append(name)
     generations = [g for g in before.generations if g not in taken]
     compacted = dict(before.compacted)
     for part, _ in parts:
         compacted[part.writer] = max(part.upto, compacted.get(part.writer, 0))
     clock = max(before.clock, *(part.upto for part, _ in parts))
-    Manifest([*generations, Generation(number, files, rows, added(totals))], compacted, clock).write(
+    Manifest([*generations, Generation(number, files, size, added(totals))], compacted, clock).write(
         log.storage, log.prefix
     )
     log.storage.delete([*(part.name for part, _ in parts), *(name for g in taken for name in g.files)])
 
 
-def _generations(manifest: Manifest, rows: int) -> list[Generation]:
+def _generations(manifest: Manifest, size: int) -> list[Generation]:
     """The latest generations, as long as they are not much larger than what comes to them."""
     taken = []
     for generation in reversed(manifest.generations):
-        if generation.rows > GROWTH * rows:
+        if generation.size > GROWTH * size or generation.size + size > LARGEST_BYTES:
             break
         taken.append(generation)
-        rows += generation.rows
+        size += generation.size
     return taken
 
 

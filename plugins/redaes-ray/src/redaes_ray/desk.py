@@ -116,7 +116,7 @@ class Mailbox:
         self.waiting: dict[int, Request] = {}
         self.heard = 0
         self._events: list[Event] = []
-        self._first = 0
+        self.first = 0
         self._calls = 0
         self._numbers: dict[Request, int] = {}
 
@@ -143,7 +143,7 @@ class Mailbox:
 
     def letter(self) -> Letter:
         """Everything that is not known to have arrived."""
-        return Letter(self.session, self._first, tuple(self._events), self.heard)
+        return Letter(self.session, self.first, tuple(self._events), self.heard)
 
     def read(self, news: News) -> list[Request]:
         """Take note of an answer, which may be an old one.
@@ -151,9 +151,9 @@ class Mailbox:
         Returns:
             Calls that may be made now.
         """
-        arrived = max(news.seen - self._first, 0)
+        arrived = max(news.seen - self.first, 0)
         del self._events[:arrived]
-        self._first += arrived
+        self.first += arrived
         fresh = news.admitted[max(self.heard - news.first, 0) :]
         self.heard += len(fresh)
         admitted = [self.waiting.pop(call) for call in fresh if call in self.waiting]

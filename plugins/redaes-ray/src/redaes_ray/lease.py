@@ -86,8 +86,12 @@ class Lease:
             return
         self._ended.set()
         self._thread.join()
-        if not self._lost:
+        if self._lost:
+            return
+        try:
             self._storage.delete([self._file])
+        except UserError as error:
+            log.warning("the ledger's lease was not given back, and ends in %.0f s: %s", EXPIRES, error)
 
     def _renew_until_released(self) -> None:
         while not self._ended.wait(RENEWS) and not self._lost:
@@ -120,10 +124,11 @@ def _wait_for_another(storage: Storage, file: str) -> None:
 
 def _is_of_a_dead_process(said: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that has ended."""
-    if said.get("host") != socket.gethostname() or not isinstance(said.get("pid"), int):
+    pid = said.get("pid")
+    if said.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
         return False
     try:
-        os.kill(said["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:

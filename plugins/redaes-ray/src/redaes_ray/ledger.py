@@ -3,7 +3,7 @@
     URL/
         ledger.json             says that this is a ledger of this kind
         calls/                  every attempt of a call (redaes_ray.log)
-        results/build=MARK/     what became of the sources of one build, likewise
+        results/build-MARK/     what became of the sources of one build, likewise
         objects/                edited images (redaes_ray.objects)
         ledger.lock             who builds on it
 
@@ -29,6 +29,7 @@ damaged line of a segment does, and its call is asked again; a file that cannot 
 import json
 import logging
 import re
+import socket
 import threading
 import uuid
 from collections import defaultdict
@@ -82,10 +83,12 @@ class Snapshot:
     """Where everything is that a ledger held at one moment. Pickled without a copy, so that processes share one.
 
     Attributes:
+        ledger: the identity of the ledger, so that a worker can tell whether it has opened the same one.
         calls: the index of the calls.
         results: that of the results, of the builds whose results were asked for.
     """
 
+    ledger: str
     calls: LogSnapshot
     results: dict[str, LogSnapshot]
 
@@ -158,7 +161,7 @@ class BlockLedger:
 
     @classmethod
     def join(cls, url: str | Path, snapshot: Snapshot, writer_id: str) -> "BlockLedger":
-        """Open a ledger for a worker of a build, whose driver holds the lock. Nothing is read.
+        """Open a ledger for a worker of a build, whose driver holds the lock. Hardly anything is read.
 
         Args:
             url: the driver's `folder`.
@@ -166,9 +169,15 @@ class BlockLedger:
             writer_id: names the worker, for those who look at the files. It need not be unique; it is made so.
 
         Raises:
-            UserError: the URL is none.
+            UserError: another ledger, or none, is at this URL, as where a worker's machine has another disk.
         """
-        ledger = cls(Storage.of(url), "join", _unique(writer_id))
+        storage = Storage.of(url)
+        if _identity(storage) != snapshot.ledger:
+            raise UserError(
+                f"the ledger of this build is not at {storage.url} on {socket.gethostname()}; "
+                "put it where all machines find it: on a shared file system, or in a bucket"
+            )
+        ledger = cls(storage, "join", _unique(writer_id))
         ledger._snapshot = snapshot
         ledger._calls.restore(snapshot.calls)
         return ledger._writing()
@@ -185,7 +194,7 @@ class BlockLedger:
             UserError: there is none, or a file is damaged.
         """
         storage = Storage.of(url)
-        if not _is_marked(storage):
+        if _identity(storage) is None:
             of = f" of {name}" if name else ""
             raise UserError(f"no ledger{of} in {storage.url}; `redaes data build` makes one")
         ledger = cls(storage, "read")
@@ -223,7 +232,10 @@ class BlockLedger:
         Raises:
             UserError: a file is damaged or cannot be read.
         """
-        return Snapshot(self._calls.snapshot(), {build: log_.snapshot() for build, log_ in self._opened().items()})
+        identity = _identity(self.storage) or ""
+        return Snapshot(
+            identity, self._calls.snapshot(), {build: log_.snapshot() for build, log_ in self._opened().items()}
+        )
 
     def reload(self) -> None:
         """Take in all that other writers have committed.
@@ -231,7 +243,7 @@ class BlockLedger:
         Raises:
             UserError: a file is damaged or cannot be read.
         """
-        for log_ in (self._calls, *self._opened().values()):
+        for log_ in self._logs():
             log_.load()
 
     def refresh(self, sources: Iterable[str], build: str = "") -> None:
@@ -246,8 +258,8 @@ class BlockLedger:
         """
         names = [clean(source) for source in sources]
         if build:
-            self._results_of(build)
-        for log_ in (self._calls, *self._opened().values()):
+            self._results_of(clean(build))
+        for log_ in self._logs():
             log_.refresh(names)
 
     def compact(self) -> None:
@@ -262,7 +274,7 @@ class BlockLedger:
         self._check_lock()
         for build in self._builds():
             self._results_of(build)
-        for log_ in (self._calls, *self._opened().values()):
+        for log_ in self._logs():
             compact(log_)
 
     # --- calls --------------------------------------------------------------------------------------------------------
@@ -375,7 +387,7 @@ class BlockLedger:
     @property
     def damaged(self) -> int:
         """Rows that did not match their checksum when they were looked at, and counted as missing."""
-        return sum(log_.damaged for log_ in (self._calls, *self._opened().values()))
+        return sum(log_.damaged for log_ in self._logs())
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -420,7 +432,7 @@ class BlockLedger:
         """The log of a build's results, opened when it is first asked for."""
         with self._opening:
             if build not in self._results:
-                log_ = Log(self.storage, f"results/build={quote(build, safe='')}", RESULTS, self._writer)
+                log_ = Log(self.storage, f"results/build-{quote(build, safe='')}", RESULTS, self._writer)
                 if self._snapshot is None:
                     log_.load()
                 elif build in self._snapshot.results:
@@ -430,7 +442,7 @@ class BlockLedger:
 
     def _builds(self) -> list[str]:
         """The builds that have results."""
-        folders = [re.fullmatch("results/build=(.*)", name) for name in self.storage.folders("results")]
+        folders = [re.fullmatch("results/build-(.*)", name) for name in self.storage.folders("results")]
         return [unquote(found[1]) for found in folders if found]
 
     def _check_lock(self) -> None:
@@ -457,26 +469,24 @@ def _lock(storage: Storage, name: str) -> _Held:
 
 def _mark(storage: Storage) -> None:
     """Make a folder a ledger of this kind; it may be one already, but none of another kind."""
-    if _is_marked(storage):
+    if _identity(storage) is not None:
         return
     if storage.exists("ledger.sqlite"):
         raise UserError(
             f"{storage.url} is a ledger of builds without a cluster (it holds ledger.sqlite); choose another ledger"
         )
-    storage.write(MARKER, json.dumps({"format": FORMAT, "version": VERSION}).encode())
+    marker = {"format": FORMAT, "version": VERSION, "identity": uuid.uuid4().hex}
+    storage.write(MARKER, json.dumps(marker).encode())
 
 
-def _is_marked(storage: Storage) -> bool:
+def _identity(storage: Storage) -> str | None:
+    """What tells this ledger from any other; None if there is none of this kind."""
     try:
         said = json.loads(storage.read(MARKER))
-        version = said["version"] if said["format"] == FORMAT else None
+        if said["format"] == FORMAT and said["version"] == VERSION:
+            return str(said["identity"])
     except Missing:
-        return False
-    except (ValueError, KeyError, TypeError):
-        version = None
-    if version != VERSION:
-        raise UserError(
-            f"{storage.where(MARKER)} says nothing of {FORMAT}, version {VERSION}; a newer redaes may, or choose "
-            "another ledger"
-        )
-    return True
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{storage.where(MARKER)} is damaged; restore it from a copy") from error
+    raise UserError(f"{storage.where(MARKER)} is not that of a {FORMAT} of version {VERSION}; a newer redaes may know")

@@ -1,13 +1,14 @@
 """The limits of one build, kept once for a whole cluster: calls in flight, rates, breakers, give-up and budget.
 
-    threads --> RemoteGate --receive: a letter of events--> _Keeper, one actor on the driver's node
-       ^            |  ^                                       |  the Desk (redaes_ray.desk) over an Admission,
-       '---woken----'  '----listen: answered when there is ----'  unchanged (redaes.engine.limits)
-                                         news, or once a second
+    threads --> RemoteGate --letters of events--> _Keeper, one actor on the driver's node
+       ^            |  ^                             |  the Desk (redaes_ray.desk) over an Admission,
+       '---woken----'  '------------news-------------'  unchanged (redaes.engine.limits)
 
-A gate's events travel in batches that form by themselves: the next letter leaves `GATHER_S` after the last was
-answered. Where calls are few it leaves at once; where they are many, a message holds many (at 1,300 calls a second of
-four workers, nine events).
+Letters and news go over a connection of their own between the two processes: a method call of an actor costs a
+millisecond of processor time, and there are two for every call that is asked. Events travel in batches that form by
+themselves: the next letter leaves when the last was acknowledged, at the earliest `GATHER_S` later. Joining, blocks of
+sources and the driver's view are methods of the actor. A connection that breaks is made again; letters are numbered,
+so that nothing counts twice.
 
 A process whose gate has been silent for `SUSPICIOUS_S` is looked up in Ray's own tables. If Ray says that it has
 ended, or its node has, its calls are given back as redaes_ray.desk tells. One that is only slow keeps its places.
@@ -19,13 +20,17 @@ minute. If it dies, everything stops, and the same command goes on with what the
 import asyncio
 import logging
 import math
+import pickle
+import secrets
+import socket
+import struct
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
@@ -39,14 +44,28 @@ from redaes_ray.desk import Desk, Letter, Mailbox, Member, News
 
 log = logging.getLogger(__name__)
 
-GATHER_S = 0.003
+GATHER_S = 0.002
 PULSE_S = 1.0
 SUSPICIOUS_S = 3.0
 # Where Ray's tables say nothing. Longer than any pause of a process that lives.
 _LOST_S = 120.0
 
+# After so long without a sign that a letter has arrived, the connection is made anew.
+_SWALLOWED_S = 30.0
+
+TOKEN_BYTES = 32
+_SIZE = struct.Struct("!I")
+
 KEEPER_LOST = "the process that keeps the limits of all workers has ended; run the same command again to go on"
 """Why everything stops when the keeper dies."""
+
+
+class Address(NamedTuple):
+    """Where the keeper listens, and what one must know to be heard."""
+
+    host: str
+    port: int
+    token: bytes
 
 
 class _Keeper:
@@ -58,42 +77,59 @@ class _Keeper:
         self.currency = currency
         self.messages = 0
         self._began = time.monotonic()
-        self._bells: dict[str, asyncio.Event] = {}
+        self._writers: dict[str, asyncio.StreamWriter] = {}
+        self._heard: dict[str, int] = {}
         self._alarm: asyncio.TimerHandle | None = None
+        self._token = secrets.token_bytes(TOKEN_BYTES)
         self._watch: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[Address] | None = None
 
-    async def join(self, member: Member) -> None:
-        """A process will ask."""
-        if self._watch is None:
+    async def join(self, member: Member) -> Address:
+        """A process will ask; where it is listened to."""
+        # Many join at the same time: whoever comes second must wait for the server of the first.
+        if self._watch is None or self._opening is None:
             self._watch = asyncio.create_task(self._look_after_the_silent())
+            self._opening = asyncio.create_task(self._open())
+        address = await asyncio.shield(self._opening)
         self.desk.join(member, time.monotonic())
         self._advance()
+        return address
 
-    async def receive(self, letter: Letter) -> News:
-        """What happened in a process; what it should know."""
+    async def _open(self) -> Address:
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        server = await asyncio.start_server(self._serve, host, 0)
+        return Address(host, server.sockets[0].getsockname()[1], self._token)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Correspond with one process, over one connection of it, until it breaks."""
+        session = ""
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            # Nothing is unpickled of somebody who was not told the token by Ray.
+            if not secrets.compare_digest(await reader.readexactly(TOKEN_BYTES), self._token):
+                writer.close()
+                return
+            while True:
+                (size,) = _SIZE.unpack(await reader.readexactly(_SIZE.size))
+                letter, figures = pickle.loads(await reader.readexactly(size))
+                session = letter.session
+                self._writers[session] = writer
+                self._receive(letter, figures, writer)
+        if session and self._writers.get(session) is writer:
+            del self._writers[session]
+        writer.close()
+
+    def _receive(self, letter: Letter, figures: dict[str, Figures] | None, writer: asyncio.StreamWriter) -> None:
+        """What happened in a process; it is told what it should know, and so are the others."""
         self.messages += 1
         now = time.monotonic()
         self.desk.receive(letter, now)
+        self.desk.alive(letter.session, now)
+        if figures is not None:
+            self.desk.post(letter.session, figures)
         self._admit(now)
-        news = self.desk.news(letter.session, letter.heard)
+        self._heard[letter.session] = letter.heard
+        writer.write(_frame(self.desk.news(letter.session, letter.heard)))
         self._ring()
-        return news
-
-    async def listen(self, session: str, heard: int, figures: dict[str, Figures]) -> News:
-        """Wait until there is news for a process, for `PULSE_S` at most; `receive` may have told it meanwhile."""
-        self.messages += 1
-        self.desk.alive(session, time.monotonic())
-        self.desk.post(session, figures)
-        bell = self._bells.setdefault(session, asyncio.Event())
-        if not self.desk.has_news(session, heard):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PULSE_S):
-                    while not self.desk.unaware(session):
-                        bell.clear()
-                        await bell.wait()
-                        # More may come, or an answer to a letter takes it along.
-                        await asyncio.sleep(GATHER_S)
-        return self.desk.news(session, heard)
 
     async def stop(self, reason: str) -> None:
         """Let nobody go ahead any more."""
@@ -112,7 +148,7 @@ class _Keeper:
     async def depart(self, session: str) -> None:
         """A process will not ask any more."""
         self.desk.depart(session, time.monotonic())
-        self._bells.pop(session, None)
+        self._heard.pop(session, None)
         self._advance()
 
     async def begin(self, session: str, block: str, sources: Sequence[str]) -> int:
@@ -170,10 +206,10 @@ class _Keeper:
             self._alarm = asyncio.get_running_loop().call_later(ready - now, self._advance)
 
     def _ring(self) -> None:
-        """Answer those who listen and are concerned."""
-        for session, bell in self._bells.items():
+        """Tell those who are concerned."""
+        for session, writer in self._writers.items():
             if self.desk.unaware(session):
-                bell.set()
+                writer.write(_frame(self.desk.news(session, self._heard.get(session, 0))))
 
     async def _look_after_the_silent(self) -> None:
         while True:
@@ -321,13 +357,17 @@ class RemoteGate:
         self._lock = threading.Lock()
         self._stopped = ""
         self._stopping = threading.Event()
+        self._written = threading.Condition(self._lock)
+        self._unsent = False
+        self._unacknowledged = 0
         self._closing = False
-        self._called = False
-        self._loop = asyncio.new_event_loop()
-        self._written = asyncio.Event()
-        limiter.ask("join", Member(self.session, worker, context.get_worker_id(), context.get_node_id()))
-        self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
-        self._thread.start()
+        self._ended = False
+        self._member = Member(self.session, worker, context.get_worker_id(), context.get_node_id())
+        self._connection = self._connected()
+        self._writer = threading.Thread(target=self._write, name="gate's writer", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="gate's listener", daemon=True)
+        self._writer.start()
+        self._listener.start()
 
     def enter(self, request: Request) -> None:
         """Wait until the call may be made; `leave` must follow.
@@ -415,10 +455,17 @@ class RemoteGate:
 
     def close(self) -> None:
         """This process will not ask any more. What is in flight counts as paid for."""
-        self._closing = True
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._written.set)
-            self._thread.join()
+        with self._written:
+            self._closing = True
+            self._written.notify_all()
+        self._writer.join()
+        with suppress(Stopped):
+            self.limiter.ask("depart", self.session)
+        with self._lock:
+            self._ended = True
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._listener.join()
 
     def __enter__(self) -> Self:
         return self
@@ -434,9 +481,9 @@ class RemoteGate:
 
     def _send(self) -> None:
         """A letter is to leave soon; the lock is held."""
-        if not self._called and self._thread.is_alive():
-            self._called = True
-            self._loop.call_soon_threadsafe(self._written.set)
+        if not self._unsent:
+            self._unsent = True
+            self._written.notify_all()
 
     def _stop_here(self, reason: str) -> None:
         """Wake everybody in this process; the lock is held."""
@@ -445,51 +492,72 @@ class RemoteGate:
         for request in self._mail.waiting.values():
             _wake(request)
 
-    def _run(self) -> None:
-        """Correspond until this closes or the keeper dies; afterwards letters are not sent any more."""
+    # --- the correspondence -------------------------------------------------------------------------------------------
+
+    def _connected(self) -> socket.socket:
+        """A connection to the keeper, as soon as there can be one.
+
+        Raises:
+            Stopped: the keeper is dead.
+        """
+        while True:
+            address: Address = self.limiter.ask("join", self._member)
+            try:
+                connection = socket.create_connection((address.host, address.port), timeout=_LOST_S)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if hasattr(socket, "TCP_USER_TIMEOUT"):  # a network that swallows letters breaks the connection, too
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * _SWALLOWED_S))
+                connection.settimeout(None)
+                connection.sendall(address.token)
+                return connection
+            except OSError as error:
+                log.warning("the keeper of the limits cannot be reached at %s (%s); once more", address.host, error)
+                time.sleep(PULSE_S)
+
+    def _write(self) -> None:
+        """Send what happens here, and a sign of life now and then, until this closes and everything has arrived."""
+        pulse = 0.0
+        while True:
+            with self._written:
+                self._written.wait_for(self._may_write, timeout=PULSE_S)
+                letter, now = self._mail.letter(), time.monotonic()
+                if self._ended or (self._closing and not letter.events):
+                    return
+                beat = now >= pulse
+                if not beat and (not self._unsent or self._unacknowledged > letter.first):
+                    continue
+                self._unsent = False
+                self._unacknowledged = letter.first + len(letter.events)
+                connection = self._connection
+            pulse = now + PULSE_S if beat else pulse
+            with suppress(OSError):  # the listener notices too, and connects anew
+                connection.sendall(_frame((letter, self.figures() if beat else None)))
+            time.sleep(GATHER_S)
+
+    def _may_write(self) -> bool:
+        everything_arrived = self._closing and not self._mail.letter().events
+        return self._ended or everything_arrived or (self._unsent and self._unacknowledged <= self._mail.first)
+
+    def _listen(self) -> None:
+        """Hear what may be done and what happens elsewhere, until this closes or the keeper dies."""
         reason = "this gate is closed"
         try:
-            self._loop.run_until_complete(self._correspond())
+            while not self._ended:
+                with suppress(OSError, EOFError), self._connection.makefile("rb") as file:
+                    while True:
+                        self._read(_received(file))
+                self._connection.close()
+                if not self._ended:
+                    self._connection = self._connected()
+                    with self._lock:  # whatever was on its way goes once more
+                        self._unsent, self._unacknowledged = True, 0
+                        self._written.notify_all()
         except Exception as error:  # nobody may be left waiting
-            reason = _keeper_lost(error)
+            reason = str(error) if isinstance(error, Stopped) else _keeper_lost(error)
         with self._lock:
+            self._ended = True
             self._stop_here(reason)
-
-    async def _correspond(self) -> None:
-        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._write())]
-        done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in others:
-            task.cancel()
-        for task in done:
-            task.result()
-        await self._post("depart", self.session)
-
-    async def _write(self) -> None:
-        """Send what happens here, until this closes and everything is sent."""
-        while True:
-            if not self._closing:
-                await self._written.wait()
-            self._written.clear()
-            with self._lock:
-                self._called = False
-                letter = self._mail.letter()
-            if letter.events:
-                self._read(await self._post("receive", letter))
-                await asyncio.sleep(GATHER_S)
-            elif self._closing:
-                return
-
-    async def _listen(self) -> None:
-        """Hear what happens elsewhere."""
-        while True:
-            self._read(await self._post("listen", self.session, self._mail.heard, self.figures()))
-
-    async def _post(self, method: str, *arguments: Any) -> Any:
-        while True:
-            try:
-                return await getattr(self.limiter.actor, method).remote(*arguments)
-            except ActorUnavailableError:
-                await asyncio.sleep(PULSE_S)
+            self._written.notify_all()
 
     def _read(self, news: News) -> None:
         with self._lock:
@@ -497,6 +565,29 @@ class RemoteGate:
                 _wake(request)
             if news.stopped:
                 self._stop_here(news.stopped)
+            self._written.notify_all()
+
+
+def _frame(content: object) -> bytes:
+    """Anything, with its length before it."""
+    body = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
+    return _SIZE.pack(len(body)) + body
+
+
+def _received(file: BinaryIO) -> Any:
+    """What the next frame holds.
+
+    Raises:
+        EOFError: the connection is closed.
+    """
+    head = file.read(_SIZE.size)
+    if len(head) < _SIZE.size:
+        raise EOFError
+    (size,) = _SIZE.unpack(head)
+    body = file.read(size)
+    if len(body) < size:
+        raise EOFError
+    return pickle.loads(body)
 
 
 def _wake(request: Request) -> None:

@@ -2,8 +2,10 @@
 
     PREFIX/new/       a file for each commit: written once, whole, never changed
     PREFIX/merged/    64 of one writer's files made one, by that writer, twice over: 64 commits, then 4096
-    PREFIX/hash=0..f/ everything that was there when the driver last compacted (redaes_ray.compaction)
-    PREFIX/manifest.json   which files of `hash=` count, and up to where each writer's commits are in them
+    PREFIX/sorted/    everything that was there when the driver last compacted (redaes_ray.compaction)
+    PREFIX/_manifest.json   which files of `sorted` count, and up to where each writer's commits are in them
+
+The columns are the same in all of them, so whatever reads folders of parquet reads them.
 
 Nothing is locked among writers: no two ever write the same file. Files go only when what is in them is in another file
 already. So a reader that finds a file gone looks again at what there is.
@@ -19,6 +21,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -50,6 +53,12 @@ FAN = 64
 LEVELS = 2
 """How often a row is merged before it is compacted."""
 
+MERGE_BYTES = 2**24
+"""Bytes of files that are merged though they are fewer."""
+
+LARGE_BYTES = 2**20
+"""A file of so many bytes that came of a merge is not merged again."""
+
 TRIES = 8
 """How often one looks again when files go while one looks."""
 
@@ -67,16 +76,29 @@ class Damaged(UserError):
 
 
 class Survey(NamedTuple):
-    """What there is: the manifest, the parts that count, and the files that do not any more."""
+    """What there is.
+
+    Attributes:
+        manifest: what was compacted.
+        sorted: the files in `sorted`.
+        parts: that count.
+        superfluous: parts that do not any more.
+    """
 
     manifest: Manifest
+    sorted: list[str]
     parts: list[Part]
     superfluous: list[str]
 
     @property
+    def inner(self) -> set[str]:
+        """Files of the manifest that are there."""
+        return set(self.manifest.names()) & set(self.sorted)
+
+    @property
     def names(self) -> set[str]:
         """All files that count."""
-        return {part.name for part in self.parts} | set(self.manifest.names())
+        return {part.name for part in self.parts} | self.inner
 
 
 @dataclass(frozen=True)
@@ -118,7 +140,7 @@ class Log:
         self._runs: tuple[Run, ...] = ()
         self._memory: dict[int, dict[Place, dict[str, Any]]] = defaultdict(dict)
         self._seen: dict[str, int] = {}
-        self._own: list[tuple[Part, int]] = []
+        self._own: list[_Own] = []
         self._upto = 0
         self._clock = 0
         self._sums: dict[str, list[Total]] = {}
@@ -137,13 +159,12 @@ class Log:
         """
         with self._committing:
             survey = again_if_files_go(self._take_stock)
+            seen = [*survey.manifest.compacted.items(), *((part.writer, part.upto) for part in survey.parts)]
             with self._lock:
-                self._memory.clear()
-                for part in survey.parts:
-                    self._seen[part.writer] = max(self._seen.get(part.writer, 0), part.upto)
-                for writer, upto in survey.manifest.compacted.items():
+                for writer, upto in seen:
                     self._seen[writer] = max(self._seen.get(writer, 0), upto)
                 self._clock = max(self._clock, survey.manifest.clock, *(part.upto for part in survey.parts), 0)
+            self._forget(lambda place: place.clock <= self._seen.get(place.writer, 0), list(self._memory))
 
     def snapshot(self) -> LogSnapshot:
         """What is durable now, taken in (`load`) and to be sent to others."""
@@ -159,8 +180,9 @@ class Log:
     def survey(self) -> Survey:
         """What there is in the storage, in a state that it was in.
 
-        A list of files is not made in one moment. Each writer's parts must join; where they do not, a file was merged
-        meanwhile, and one looks again. Where they still do not, somebody has taken a file away, and the rest counts.
+        A list of files is not made in one moment. Each writer's parts must join, and what the manifest names must be
+        there; else a file was merged meanwhile, and one looks again. Where that does not help, somebody has taken a
+        file away, and the rest counts.
 
         Raises:
             UserError: the manifest is damaged, or something cannot be read.
@@ -171,10 +193,11 @@ class Log:
             listed = [stored.name for folder in ("new", "merged") for stored in self._files(folder)]
             parts = [part for part in map(Part.parse, listed) if part is not None]
             kept = outermost(p for p in parts if p.upto > manifest.compacted.get(p.writer, 0))
-            whole = _joined(kept, manifest) or attempt >= TRIES // 2
-            if whole and Manifest.read(self.storage, self.prefix) == manifest:
+            inner = [stored.name for stored in self.storage.files(f"{self.prefix}/sorted", recursive=True)]
+            there = set(manifest.names()) <= set(inner) and _joined(kept, manifest)
+            if (there or attempt >= TRIES // 2) and Manifest.read(self.storage, self.prefix) == manifest:
                 names = {part.name for part in kept}
-                return Survey(manifest, kept, [part.name for part in parts if part.name not in names])
+                return Survey(manifest, inner, kept, [part.name for part in parts if part.name not in names])
             time.sleep(0.05 * attempt)
         raise UserError(f"{self.storage.where(self.prefix)} changes all the time; another driver works on it")
 
@@ -187,7 +210,7 @@ class Log:
         known = {name for run in self._runs for name in run.names}
         new = survey.names - known
         ours = [part for part in survey.parts if part.name in new]
-        inner = [name for name in survey.manifest.names() if name in new]
+        inner = sorted(survey.inner & new)
         files = dict(zip((p.name for p in ours), self.storage.in_parallel(self._stock_of(survey), ours), strict=True))
         files |= dict(zip(inner, self.storage.in_parallel(self._hashes, inner), strict=True))
         runs = [run.without(known - survey.names) for run in self._runs] + ([Run.of(files)] if files else [])
@@ -363,11 +386,13 @@ class Log:
             clock = max(self._clock, self._upto) + 1
             part = Part.at(f"{self.prefix}/new", self._writer, self._upto, clock)
             table = table_of(self.kind, entries, self._writer, clock)
-            self.storage.write(part.name, to_parquet(self.kind, table))
-            self._upto = self._clock = clock
+            data = to_parquet(self.kind, table)
+            self.storage.write(part.name, data)
+            self._upto = clock
             self._put_since = added([*self._put_since, *sums_of(self.kind, table)])
-            self._own.append((part, 0))
+            self._own.append(_Own(part, 0, len(data)))
             with self._lock:
+                self._clock = max(self._clock, clock)
                 for row, entry in enumerate(entries):
                     self._memory[key_hash(entry.fields[self.kind.key])][Place(clock, self._writer, row)] = {
                         **entry.fields
@@ -389,7 +414,7 @@ class Log:
 
         def look() -> list[Any]:
             survey = self.survey()
-            if not set(survey.manifest.names()) <= {name for run in self._runs for name in run.names}:
+            if not survey.inner <= {name for run in self._runs for name in run.names}:
                 self.load()  # compacted meanwhile
                 return []
             later = [
@@ -397,12 +422,12 @@ class Log:
                 for part in survey.parts
                 if part.writer != self._writer and part.upto > self._seen.get(part.writer, 0)
             ]
-            self._clock = max(self._clock, *(part.upto for part in later), 0)
+            with self._lock:
+                self._clock = max(self._clock, *(part.upto for part in later), 0)
             return list(self.storage.in_parallel(read, later))
 
-        with self._committing:
-            for table in again_if_files_go(look):
-                self._remember(table)
+        for table in again_if_files_go(look):
+            self._remember(table)
 
     def _remember(self, table: Any) -> None:
         for number in range(len(table)):
@@ -421,11 +446,16 @@ class Log:
         return bool(self._next_merge())
 
     def _next_merge(self) -> list[Part]:
-        own = list(self._own)
-        last = own[-FAN:]
-        level = last[-1][1] if last else 0
-        same = len(last) == FAN and level < LEVELS and all(one[1] == level for one in last)
-        return [part for part, _ in last] if same else []
+        """Files that follow each other and were merged equally often, if there is enough of them."""
+        for level, group in groupby(list(self._own), key=lambda own: own.level):
+            parts: list[Part] = []
+            size = 0
+            for own in group if level < LEVELS else ():
+                parts.append(own.part)
+                size += own.size
+                if len(parts) >= FAN or size >= MERGE_BYTES:
+                    return parts
+        return []
 
     def merge(self) -> None:
         """Make one file of this process's last small ones, as often as there are enough.
@@ -444,24 +474,25 @@ class Log:
         # By source, so that `refresh` and a reader of one source find its rows together.
         table = table.sort_by([("source", "ascending"), (CLOCK, "ascending"), ("row", "ascending")])
         merged = Part.at(f"{self.prefix}/merged", self._writer, parts[0].after, parts[-1].upto)
-        self.storage.write(merged.name, to_parquet(self.kind, table))
-        names = {part.name for part in parts}
+        data = to_parquet(self.kind, table)
+        self.storage.write(merged.name, data)
+        names = {part.name for part in parts} - {merged.name}
         hashes = np.asarray(table.column(HASH))
         run = Run.of({merged.name: (hashes, np.arange(len(hashes), dtype=np.uint32))})
         with self._committing:
-            self._own = _replaced(self._own, parts, merged)
+            self._own = _replaced(self._own, parts, merged, len(data))
             self._sums[merged.name] = sums_of(self.kind, table)
             others = (known.without({*names, merged.name}) for known in self._runs)
             self._set_runs([*(known for known in others if known.names), run])
-            self._forget_memory(merged, hashes)
+            self._forget(lambda p: p.writer == merged.writer and p.clock <= merged.upto, map(int, hashes))
         self.storage.delete(sorted(names))
 
-    def _forget_memory(self, merged: Part, hashes: Any) -> None:
-        """Rows that are in a merged file are found there."""
+    def _forget(self, which: Callable[[Place], bool], hashes: Iterable[int]) -> None:
+        """Let go of rows in memory that are found in a file."""
         with self._lock:
-            for hash_ in map(int, hashes):
+            for hash_ in hashes:
                 rows = self._memory.get(hash_, {})
-                for place in [p for p in rows if p.writer == merged.writer and p.clock <= merged.upto]:
+                for place in [place for place in rows if which(place)]:
                     del rows[place]
                 if not rows:
                     self._memory.pop(hash_, None)
@@ -521,13 +552,21 @@ def _joined(parts: list[Part], manifest: Manifest) -> bool:
     return True
 
 
-def _replaced(own: list[tuple[Part, int]], parts: list[Part], merged: Part) -> list[tuple[Part, int]]:
+class _Own(NamedTuple):
+    """A file of this process: how often it was merged, and its bytes."""
+
+    part: Part
+    level: int
+    size: int
+
+
+def _replaced(own: list[_Own], parts: list[Part], merged: Part, size: int) -> list[_Own]:
     """A writer's files, with one in the place of several that follow each other."""
-    first = next((n for n, (part, _) in enumerate(own) if part == parts[0]), None)
+    first = next((n for n, one in enumerate(own) if one.part == parts[0]), None)
     if first is None:
         return own
-    level = own[first][1]
-    return [*own[:first], (merged, level + 1), *own[first + len(parts) :]]
+    level = LEVELS if size >= LARGE_BYTES else own[first].level + 1
+    return [*own[:first], _Own(merged, level, size), *own[first + len(parts) :]]
 
 
 class _Cache:

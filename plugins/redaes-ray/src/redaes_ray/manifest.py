@@ -28,13 +28,13 @@ class Generation:
     Attributes:
         number: counts up; it is in the names of the files.
         files: their names, below the storage's root.
-        rows: in all of them.
+        size: bytes of their rows in memory.
         totals: sums over them.
     """
 
     number: int
     files: list[str]
-    rows: int
+    size: int
     totals: list[Total]
 
 
@@ -66,7 +66,7 @@ class Manifest:
         Raises:
             UserError: it is damaged, of another version, or cannot be read.
         """
-        name = f"{prefix}/manifest.json"
+        name = f"{prefix}/_manifest.json"
         try:
             data = storage.read(name)
         except Missing:
@@ -85,7 +85,7 @@ class Manifest:
     @classmethod
     def _parse(cls, said: dict[str, Any]) -> "Manifest":
         generations = [
-            Generation(g["number"], g["files"], g["rows"], [Total(*values) for values in g["totals"]])
+            Generation(g["number"], g["files"], g["size"], [Total(*values) for values in g["totals"]])
             for g in said["generations"]
         ]
         return cls(generations, said["compacted"], said["clock"])
@@ -103,4 +103,4 @@ class Manifest:
             "compacted": self.latest_writers(),
             "clock": self.clock,
         }
-        storage.write(f"{prefix}/manifest.json", seal(said)[0])
+        storage.write(f"{prefix}/_manifest.json", seal(said)[0])

@@ -13,7 +13,7 @@ all else is in the ledger, and the same command goes on.
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -27,6 +27,9 @@ from redaes.engine.limits import NANO
 from redaes.engine.plan import Job
 from redaes.engine.work import Outcome, WorkOnSource
 from redaes.errors import UserError
+from redaes.inference.asking import LoadedScorer
+from redaes.inference.pools import RemoteImage, ScorerPool
+from redaes_ray import scoring as scoring_pool
 from redaes_ray.cluster import join, nodes, over_blocks, resources
 from redaes_ray.ledger import BlockLedger
 from redaes_ray.limiter import Limiter, RemoteGate
@@ -55,6 +58,7 @@ class RayRunner:
         block: sources handed out together; None: what keeps all workers busy, at most 64.
         pools: by the name of a plug-in that runs a model itself: `actors`, and for each `num_gpus`, `num_cpus`,
             `threads`.
+        scoring: of the pool that `redaes score` and `redaes evaluate` use: `actors`, `num_gpus`, `num_cpus`.
 
     Raises:
         UserError: a number that cannot be.
@@ -67,6 +71,7 @@ class RayRunner:
         cores: float = 1.0,
         block: int | None = None,
         pools: dict[str, Any] | None = None,
+        scoring: dict[str, Any] | None = None,
     ) -> None:
         for name, value in (("workers", workers), ("block", block)):
             if value is not None and value < 1:
@@ -78,6 +83,7 @@ class RayRunner:
         self.cores = cores
         self.block = block
         self.pools = pools or {}
+        self.placement = scoring_pool.Placement(**(scoring or {}))
 
     # --- what redaes.engine.build asks for ----------------------------------------------------------------------------
 
@@ -104,6 +110,16 @@ class RayRunner:
         if isinstance(job, WorkOnSource):
             return self._work(job, list(items))  # type: ignore[arg-type,return-value]
         return self._map(job, list(items))
+
+    # --- what `redaes score` and `redaes evaluate` ask for ------------------------------------------------------------
+
+    def scorers(self, make: Callable[[], LoadedScorer]) -> ScorerPool:
+        """See `redaes.inference.pools.ScoringRunner`."""
+        return scoring_pool.scorers(make, self.placement, self.address)
+
+    def images(self, urls: Sequence[str]) -> list[RemoteImage]:
+        """See `redaes.inference.pools.ScoringRunner`."""
+        return scoring_pool.images(urls)
 
     # --- the data engine ----------------------------------------------------------------------------------------------
 

@@ -91,10 +91,12 @@ class Storage:
         Raises:
             UserError: the URL holds a key, nothing knows its scheme, or it is no URL of its scheme.
         """
-        scheme, colon, _ = str(url).partition("://")
+        scheme, colon, place = str(url).partition("://")
         if not colon or isinstance(url, Path):
             path = os.path.abspath(url)
             return cls(path, pafs.LocalFileSystem(), path)
+        if not place.partition("?")[0].strip("/"):
+            raise UserError(f"{url} names no place; write {scheme}://BUCKET/PATH")
         url = str(url).rstrip("/")
         label = without_keys(url)
         if label != url:
