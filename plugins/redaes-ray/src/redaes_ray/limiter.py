@@ -149,6 +149,7 @@ class _Keeper:
         """A process will not ask any more."""
         self.desk.depart(session, time.monotonic())
         self._heard.pop(session, None)
+        self._writers.pop(session, None)
         self._advance()
 
     async def begin(self, session: str, block: str, sources: Sequence[str]) -> int:
