@@ -210,6 +210,11 @@ class DriversGate(RemoteGate):
         now = self.limiter.snapshot()
         return Standing(now.in_flight, now.waiting, round(now.spent * NANO), now.endpoints, now.roles)
 
+    def close(self) -> None:
+        """Nobody will ask any more."""
+        super().close()
+        self.limiter.close()
+
     def wait_for_answers(self) -> None:
         """When everything stops: until no call is in flight any more, and its answer is written down."""
         if not self.stopped:
