@@ -83,7 +83,7 @@ class _Keeper:
         """A process will ask; where it is listened to."""
         if self._watch is None:
             self._watch = asyncio.create_task(self._look_after_the_silent())
-            host = ray.util.get_node_ip_address()
+            host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
             server = await asyncio.start_server(self._serve, host, 0)
             self._address = Address(host, server.sockets[0].getsockname()[1], secrets.token_bytes(TOKEN_BYTES))
         self.desk.join(member, time.monotonic())
