@@ -44,6 +44,14 @@ def pyiqa(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """The runner over a Ray cluster of several node processes, and its ledger on an S3 server on loopback."""
+    install(session, "-e", ".[data]", *group("test"))
+    session.install("--quiet", "-c", "constraints.txt", "-e", "plugins/redaes-ray", "moto[server]")
+    session.run("pytest", "plugins/redaes-ray/tests", *session.posargs)
+
+
+@nox.session
 def sweeps(session: nox.Session) -> None:
     """The sweep files against W&B's own schema, whose package wants an older numpy than ours."""
     session.install("--quiet", "sweeps==0.3.0", "numpy<2", "pyyaml")

@@ -26,8 +26,9 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from _engine import digest, redaes, start, write_config
-from _machine import describe
+from _machine import machine
 from _ray import cluster
+from _workload import Shape
 from _worlds import configuration
 from engine_kills import Shop, wait_until
 
@@ -122,7 +123,7 @@ def main() -> int:
         "kills": kills,
         "questions": questions,
         "seconds": round(time.perf_counter() - began, 1),
-        "machine": describe(),
+        "machine": machine(Shape(threads=1)),
     }
     print(json.dumps(found) if options.json else "\n".join(f"{name}: {value}" for name, value in found.items()))
     return 0 if identical and found["rebought_fraction"] <= 0.01 and kills == options.kills else 1

@@ -20,7 +20,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -116,8 +116,11 @@ def build(
     check_before_paying(crew, config)
     runner = runner or choose_runner(config, crew)
     _make_room(output)
-    with open_ledger(ledger or ledger_of(output), str(output), runner) as book:
-        shop = Workshop.open(config, crew, photos, book, _shared_gate(runner, config, book))
+    with (
+        open_ledger(ledger or ledger_of(output), str(output), runner) as book,
+        _shared_gate(runner, config, book) as gate,
+    ):
+        shop = Workshop.open(config, crew, photos, book, gate)
         work = WorkOnSource(shop, fingerprint(config, plan, crew))
         note_build(book, work.build, output, config, len(plan))
         standing = _work_through(plan, work, shop, runner, watch)
@@ -129,10 +132,12 @@ def ledger_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.ledger")
 
 
-def _shared_gate(runner: Runner, config: EngineConfig, book: LedgerProtocol) -> GateProtocol | None:
+def _shared_gate(
+    runner: Runner, config: EngineConfig, book: LedgerProtocol
+) -> AbstractContextManager[GateProtocol | None]:
     """Where the calls of all workers wait, if these are on several machines."""
     if not isinstance(runner, DistributedRunner):
-        return None
+        return nullcontext()
     return runner.open_gate(config.flow, spent_of(book), PriceTable(config.flow.prices).currency)
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 from redaes.errors import UserError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from redaes.engine.config import FlowSettings
     from redaes.engine.gate import GateProtocol
     from redaes.engine.ledger import LedgerProtocol
@@ -52,8 +54,8 @@ class DistributedRunner(Runner, Protocol):
         """A ledger to look at, also while a build is writing to it. Raises UserError where there is none."""
         ...
 
-    def open_gate(self, flow: "FlowSettings", spent: int, currency: str) -> "GateProtocol":
-        """Where the calls of all workers, and of this process, wait for their turn.
+    def open_gate(self, flow: "FlowSettings", spent: int, currency: str) -> "AbstractContextManager[GateProtocol]":
+        """Where the calls of all workers, and of this process, wait for their turn; it is closed with the build.
 
         Args:
             flow: limits, retries and budget.

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,12 @@ def join(address: str | None = None) -> None:
 
 def resources() -> dict[str, float]:
     """What the whole cluster has, such as `{"CPU": 64.0, "GPU": 8.0}`."""
-    return {name: float(amount) for name, amount in ray.cluster_resources().items()}
+    return {name: float(amount) for name, amount in ray.cluster_resources().items()}  # type: ignore[no-untyped-call]
 
 
 def nodes() -> int:
     """Machines that are alive."""
-    return sum(bool(node["Alive"]) for node in ray.nodes())
+    return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
 def enter_folder(folder: str) -> None:
@@ -55,7 +55,9 @@ def enter_folder(folder: str) -> None:
         os.chdir(folder)
 
 
-def over_blocks(blocks: Iterable["pa.Table"], worker: type, settings: Mapping[str, Any], **how: Any) -> Iterator[Any]:
+def over_blocks(
+    blocks: Iterable["pa.Table"], worker: type, settings: Mapping[str, Any], **how: Any
+) -> Generator[Any, None, None]:
     """What workers make of blocks, block by block, in the order of the blocks.
 
     Ray Data starts a worker anew that has died, anywhere, and gives it the same block again.

@@ -26,7 +26,7 @@ from redaes.engine.stages import Crew, Member
 from redaes.errors import UserError
 from redaes.redaction import redact
 from redaes.registry import PluginSpec, create, identity_of, split_spec
-from redaes_ray.cluster import enter_folder
+from redaes_ray.cluster import enter_folder, resources
 
 MOST = 4
 """Actors that may die on one question [ours]; others ask them too, so that a death may be of their making."""
@@ -164,7 +164,7 @@ def start_pools(crew: Crew, config: EngineConfig, settings: Mapping[str, Any], f
     if unknown:
         known = sorted({member.plugin.name for _, member in keyed(crew, config)})
         raise UserError(f"pools: no plug-in is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    gpus = ray.cluster_resources().get("GPU", 0.0)
+    gpus = resources().get("GPU", 0.0)
     actors = {}
     for key, member in members.items():
         chosen = next((wanted[name] for name in _names(member) if name in wanted), PoolSettings())

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -113,7 +114,7 @@ class RayRunner:
 
     # --- what `redaes score` and `redaes evaluate` ask for ------------------------------------------------------------
 
-    def scorers(self, make: Callable[[], LoadedScorer]) -> ScorerPool:
+    def scorers(self, make: Callable[[], LoadedScorer]) -> AbstractContextManager[ScorerPool]:
         """See `redaes.inference.pools.ScoringRunner`."""
         return scoring_pool.scorers(make, self.placement, self.address)
 
@@ -187,7 +188,7 @@ class RayRunner:
         if not items:
             return
         workers = self.workers or max(1, int(resources().get("CPU", 1.0)))
-        call = ray.remote(_call).options(num_cpus=self.cores)
+        call: Any = ray.remote(_call).options(num_cpus=self.cores)
         carried = ray.put(job)
         remaining = iter(items)
         flight = [call.remote(carried, item) for item in islice(remaining, 2 * workers)]
@@ -209,6 +210,11 @@ class DriversGate(RemoteGate):
         """How things stand, with what became of the questions of all workers."""
         now = self.limiter.snapshot()
         return Standing(now.in_flight, now.waiting, round(now.spent * NANO), now.endpoints, now.roles)
+
+    def close(self) -> None:
+        """Nobody will ask any more."""
+        super().close()
+        self.limiter.close()
 
     def wait_for_answers(self) -> None:
         """When everything stops: until no call is in flight any more, and its answer is written down."""
