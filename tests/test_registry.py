@@ -65,7 +65,7 @@ def test_listing_imports_no_plugin() -> None:
     code = (
         "import sys; from redaes.registry import list_plugins; names = {p.name for p in list_plugins()};"
         "assert 'rrc' in names; loaded = {m for m in sys.modules if m.startswith('redaes.')};"
-        "assert loaded == {'redaes.registry', 'redaes.errors'}, loaded"
+        "assert loaded == {'redaes.registry', 'redaes.errors', 'redaes.importing'}, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -60,4 +60,4 @@ def test_status_tells_of_a_ledger_and_nothing_of_nothing(tmp_path: Path) -> None
     assert nothing.stderr == "error: no dataset at nowhere, finished or begun; make one with `redaes data build`\n"
     lost = redaes(tmp_path, "data", "retry", "nowhere")
     assert lost.returncode == 2
-    assert "nothing was built at nowhere" in lost.stderr
+    assert "no ledger of nowhere in nowhere.ledger" in lost.stderr
