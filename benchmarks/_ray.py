@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+from _engine import ROOT
+
 MEGABYTE = 2**20
 
 
@@ -18,6 +20,8 @@ def cluster(nodes: int, cores: int = 1) -> Iterator[Any]:
         cores: that each of them offers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Nodes hand on their own environment, not the command's.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": cores, "object_store_memory": 200 * MEGABYTE, "include_dashboard": False}
