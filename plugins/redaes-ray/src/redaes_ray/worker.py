@@ -42,8 +42,10 @@ log = logging.getLogger(__name__)
 CARELESS = 2
 """Workers that a block may kill before its sources are worked on one at a time [ours]."""
 MOST = 4
-"""Workers that may end while they work on one source alone, before it is left out; with 2, of 2,000 sources whose workers
-were killed 20 times two were left out that had killed nobody [ours]."""
+"""Workers that may end while they work on one source alone, before it is left out [ours].
+
+With 2, of 2,000 sources whose workers were killed 20 times two were left out that had killed nobody.
+"""
 
 
 @dataclass(frozen=True)
