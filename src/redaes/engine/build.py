@@ -204,11 +204,7 @@ def fingerprint(config: EngineConfig, plan: Plan, crew: Crew) -> str:
 
     The version of redaes is part of it, for its stages may change; that costs no call, only work.
     """
-    identities = [
-        m.plugin.identity(role) if hasattr(m.plugin, "identity") else identity_of(m.kind, m.spec, m.plugin)
-        for m in crew.members(config)
-        for role in m.roles
-    ]
+    identities = [member.identity(role) for member in crew.members(config) for role in member.roles]
     identities.append(identity_of("fusion", config.fusion, crew.fusion))
     head = [SCHEMA_VERSION, __version__, config.model_dump(mode="json"), identities]
     digest = hashlib.blake2b(canonical_json(head).encode(), digest_size=8)

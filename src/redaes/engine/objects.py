@@ -15,7 +15,7 @@ import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 
 from redaes.data.images import ImageError, open_image
 from redaes.engine.segments import sync
@@ -32,6 +32,18 @@ def pixel_hash(image: "Image") -> str:
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+def is_undamaged(file: "Path | IO[bytes]") -> bool:
+    """Whether a PNG file has the right checksums; the pixels are not decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises on a broken PNG
+        return False
+    return True
 
 
 class Picture(NamedTuple):
@@ -98,16 +110,11 @@ class ObjectStore:
 
     def is_whole(self, sha: str) -> bool:
         """Whether the file is there with the right checksums; the pixels are not decoded. A damaged one goes."""
-        from PIL import Image
-
         path = self.path(sha)
-        try:
-            with Image.open(path) as file:
-                file.verify()
-        except (OSError, SyntaxError, ValueError):  # what Pillow raises on a broken PNG
+        whole = is_undamaged(path)
+        if not whole:
             path.unlink(missing_ok=True)
-            return False
-        return True
+        return whole
 
     def copy(self, sha: str, path: Path) -> None:
         """Copy the file as it is.

@@ -20,7 +20,7 @@ Every random choice derives from (run seed, source id, purpose), never from the 
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import fsum
@@ -48,7 +48,7 @@ from redaes.records import (
     Verdict,
     Verification,
 )
-from redaes.registry import PluginSpec, create
+from redaes.registry import PluginSpec, create, identity_of
 from redaes.verifiers import Verifier
 
 if TYPE_CHECKING:
@@ -75,6 +75,13 @@ class Member(NamedTuple):
     spec: PluginSpec
     plugin: Any
     roles: tuple[Role, ...]
+
+    def identity(self, role: Role) -> Mapping[str, Any]:
+        """All that its answers depend on beyond the question: as it says itself, else as it was made."""
+        if hasattr(self.plugin, "identity"):
+            said: Mapping[str, Any] = self.plugin.identity(role)
+            return said
+        return identity_of(self.kind, self.spec, self.plugin)
 
 
 @dataclass(frozen=True)

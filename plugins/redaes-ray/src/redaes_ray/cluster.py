@@ -44,9 +44,20 @@ def resources() -> dict[str, float]:
     return {name: float(amount) for name, amount in ray.cluster_resources().items()}  # type: ignore[no-untyped-call]
 
 
-def nodes() -> int:
-    """Machines that are alive."""
-    return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
+def machines() -> list[dict[str, float]]:
+    """What each machine that is alive has, as of `resources`."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def prepare_data() -> None:
+    """Have Ray Data keep the order of blocks, and say nothing of itself: redaes shows the progress."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def enter_folder(folder: str) -> None:
@@ -68,14 +79,9 @@ def over_blocks(
         settings: of its constructor.
         how: of `ray.data.Dataset.map_batches`, such as `compute` and `num_gpus`.
     """
-    from ray.data import DataContext, from_arrow
+    from ray.data import from_arrow
 
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    context.execution_options.preserve_order = True
+    prepare_data()
     made = from_arrow(list(blocks)).map_batches(
         worker,
         batch_size=None,

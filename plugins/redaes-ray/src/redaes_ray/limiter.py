@@ -4,11 +4,10 @@
        ^            |  ^                             |  the Desk (redaes_ray.desk) over an Admission,
        '---woken----'  '------------news-------------'  unchanged (redaes.engine.limits)
 
-Letters and news go over a connection of their own between the two processes: a method call of an actor costs a
-millisecond of processor time, and there are two for every call that is asked. Events travel in batches that form by
-themselves: the next letter leaves when the last was acknowledged, at the earliest `GATHER_S` later. Joining, blocks of
-sources and the driver's view are methods of the actor. A connection that breaks is made again; letters are numbered,
-so that nothing counts twice.
+Letters and news go over a connection of their own between the two processes, which takes less of the processor than
+method calls of the actor. Events travel in batches that form by themselves: the next letter leaves when the last was
+acknowledged, at the earliest `GATHER_S` later. Joining, blocks of sources and the driver's view are methods of the
+actor. A connection that breaks is made again; letters are numbered, so that nothing counts twice.
 
 A process whose gate has been silent for `SUSPICIOUS_S` is looked up in Ray's own tables. If Ray says that it has
 ended, or its node has, its calls are given back as redaes_ray.desk tells. One that is only slow keeps its places.
@@ -72,8 +71,7 @@ class _Keeper:
     """The actor."""
 
     def __init__(self, flow: FlowSettings, spent: int, currency: str) -> None:
-        budget = None if flow.budget is None else math.floor(flow.budget * NANO)
-        self.desk = Desk(Admission(flow.in_flight, flow.limits, flow.retries, budget, spent, currency))
+        self.desk = Desk(Admission.of(flow, spent, currency))
         self.currency = currency
         self.messages = 0
         self._began = time.monotonic()

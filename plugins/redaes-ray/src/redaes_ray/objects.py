@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redaes.data.images import ImageError, decode
-from redaes.engine.objects import ObjectStore, Picture, pixel_hash
+from redaes.engine.objects import ObjectStore, Picture, is_undamaged, pixel_hash
 from redaes_ray.storage import Missing, Storage
 
 if TYPE_CHECKING:
@@ -104,16 +104,10 @@ class BlockObjects:
             ValueError: as `name`.
             UserError: the storage cannot be read.
         """
-        from PIL import Image
-
         try:
-            data = self._storage.read(self.name(sha))
+            whole = is_undamaged(io.BytesIO(self._storage.read(self.name(sha))))
         except Missing:
             return False
-        try:
-            with Image.open(io.BytesIO(data)) as file:
-                file.verify()
-        except (OSError, SyntaxError, ValueError):  # what Pillow raises on a broken PNG
+        if not whole:
             self._storage.delete([self.name(sha)])
-            return False
-        return True
+        return whole

@@ -25,7 +25,7 @@ from redaes.engine.config import EngineConfig
 from redaes.engine.stages import Crew, Member
 from redaes.errors import UserError
 from redaes.redaction import redact
-from redaes.registry import PluginSpec, create, identity_of, split_spec
+from redaes.registry import PluginSpec, create, split_spec
 from redaes_ray.cluster import enter_folder, resources
 
 MOST = 4
@@ -112,13 +112,9 @@ class Pooled:
             return getattr(self._member.plugin, name)
         return lambda *arguments: self._ask(name, arguments)
 
-    def identity(self, role: str) -> Mapping[str, Any]:
+    def identity(self, role: Role) -> Mapping[str, Any]:
         """What answers depend on: as of the plug-in itself."""
-        member = self._member
-        if hasattr(member.plugin, "identity"):
-            said: Mapping[str, Any] = member.plugin.identity(role)
-            return said
-        return identity_of(member.kind, member.spec, member.plugin)
+        return self._member.identity(role)
 
     def _ask(self, role: str, arguments: Sequence[Any]) -> Any:
         for death in range(MOST):

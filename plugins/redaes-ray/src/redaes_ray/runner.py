@@ -31,7 +31,7 @@ from redaes.errors import UserError
 from redaes.inference.asking import LoadedScorer
 from redaes.inference.pools import RemoteImage, ScorerPool
 from redaes_ray import scoring as scoring_pool
-from redaes_ray.cluster import join, nodes, over_blocks, resources
+from redaes_ray.cluster import join, machines, over_blocks, resources
 from redaes_ray.ledger import BlockLedger
 from redaes_ray.limiter import Limiter, RemoteGate
 from redaes_ray.pools import start_pools
@@ -135,8 +135,7 @@ class RayRunner:
         workers = self._workers(config.flow, waits_for_models(shop.crew, config))
         folder = os.getcwd()
         assignment = Assignment(
-            config=config.model_dump_json(),
-            flow=config.flow.model_dump_json(),
+            config=config,
             build=work.build,
             ledger=ledger.folder,
             known=ray.put(ledger.snapshot()),
@@ -178,8 +177,8 @@ class RayRunner:
     def _workers(self, flow: FlowSettings, waiting: bool) -> int:
         """How many processes work on sources."""
         most = max(1, int(resources().get("CPU", 1.0) / max(self.cores, 1e-3))) if self.cores else math.inf
-        wanted = max(nodes(), math.ceil(flow.in_flight / CALLS_PER_WORKER)) if waiting else most
-        return int(min(self.workers or wanted, most)) if math.isfinite(most) else self.workers or nodes()
+        wanted = max(len(machines()), math.ceil(flow.in_flight / CALLS_PER_WORKER)) if waiting else most
+        return int(min(self.workers or wanted, most)) if math.isfinite(most) else self.workers or len(machines())
 
     # --- any other job ------------------------------------------------------------------------------------------------
 

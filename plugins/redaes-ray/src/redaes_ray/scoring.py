@@ -35,7 +35,7 @@ from redaes.data.images import IMAGE_SUFFIXES, VIEW_SIDE, ImageError
 from redaes.errors import UserError
 from redaes.inference.asking import Asking, LoadedScorer, Outcome, Read, Said, ScorerGivenUp
 from redaes.inference.pools import KILLED, RemoteImage
-from redaes_ray.cluster import enter_folder, join
+from redaes_ray.cluster import enter_folder, join, machines, prepare_data
 from redaes_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ class RayScorers(AbstractContextManager["RayScorers"]):
 
     def __init__(self, make: Callable[[], LoadedScorer], placement: Placement) -> None:
         self._make = ray.put(make)
-        self._placed = placement.on([node["Resources"] for node in _nodes() if node["Alive"]])
+        self._placed = placement.on(machines())
         self._actors: list[_Actor] = []
         self._failures = 0
         self.fingerprint = ""
@@ -403,7 +403,6 @@ class RayScorers(AbstractContextManager["RayScorers"]):
     def _blocks(self, items: Sequence[T], read: Callable[[T, int], Read]) -> Generator[_Work, None, None]:
         """Blocks of opened images, in order, as Ray Data makes them."""
         import pyarrow as pa
-        from ray.data import DataContext
         from ray.data.read_api import from_blocks
 
         each = self._images_a_block(len(items))
@@ -411,9 +410,7 @@ class RayScorers(AbstractContextManager["RayScorers"]):
         tables = [pa.table({"index": list(some), "item": [pickle.dumps(items[n]) for n in some]}) for some in chunks]
         if not tables:
             return
-        context = DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        context.execution_options.preserve_order = True
+        prepare_data()
         how = {"read": read, "side": self._side, "folder": os.getcwd()}
         opened = from_blocks(tables).map_batches(
             _open_block, batch_size=None, batch_format="pyarrow", fn_kwargs=how, num_cpus=READ_CPUS
@@ -521,11 +518,6 @@ class RayScorers(AbstractContextManager["RayScorers"]):
         for actor in self._actors:
             ray.kill(actor.handle)
         self._actors.clear()
-
-
-def _nodes() -> list[dict[str, Any]]:
-    list_them: Callable[[], list[dict[str, Any]]] = ray.nodes
-    return list_them()
 
 
 def _line(error: BaseException) -> str:

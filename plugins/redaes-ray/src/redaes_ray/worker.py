@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from redaes.engine.calling import Stopped
-from redaes.engine.config import EngineConfig, FlowSettings
+from redaes.engine.config import EngineConfig
 from redaes.engine.plan import Job
 from redaes.engine.preflight import check_before_paying
 from redaes.engine.stages import Crew
@@ -53,8 +53,7 @@ class Assignment:
     """What a worker is told of a build.
 
     Attributes:
-        config: of the build, as JSON.
-        flow: likewise.
+        config: of the build.
         build: fingerprint under which results are kept.
         ledger: path or address.
         known: where each call of the ledger is; shared by all workers of a machine.
@@ -64,8 +63,7 @@ class Assignment:
         folder: that the driver works in.
     """
 
-    config: str
-    flow: str
+    config: EngineConfig
     build: str
     ledger: str
     known: Any
@@ -86,8 +84,7 @@ class SourceWorker:
         import ray
 
         enter_folder(assignment.folder)
-        flow = FlowSettings.model_validate_json(assignment.flow)
-        config = EngineConfig.model_validate_json(assignment.config).model_copy(update={"flow": flow})
+        config = assignment.config
         name = f"{socket.gethostname()}-{os.getpid()}"
         self.build = assignment.build
         self.gate = RemoteGate(assignment.limiter, name)
