@@ -19,6 +19,7 @@ is ours.)
 """
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -166,7 +167,64 @@ class _Handed(NamedTuple):
     line: bytes
 
 
-class Ledger:
+class Recording(ABC):
+    """What every ledger does alike: rows are made here, and handed on to be committed."""
+
+    @abstractmethod
+    def _put(self, entries: list[dict[str, Any]], wait: bool = True) -> None:
+        """Hand rows to the writer and, unless told otherwise, wait for their commit."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and lock. What was put is durable already."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def put(self, record: CallRecord, wait: bool = True) -> None:
+        """Keep one attempt. It is durable when this returns.
+
+        Args:
+            record: of the attempt.
+            wait: False for what costs nothing to do again: it is durable as soon as anything that is put later is.
+
+        Raises:
+            UserError: it could not be written; nothing more can be put until the ledger is opened again.
+            ValueError: a number in it is not finite, or beyond `LARGEST`.
+        """
+        self._put([call_fields(record)], wait)
+
+    def put_many(self, records: Iterable[CallRecord]) -> None:
+        """Keep many attempts, such as those of another ledger, in few commits. All are durable when this returns.
+
+        Args:
+            records: held in memory until then.
+
+        Raises:
+            UserError, ValueError: as `put`; of many, some may have been kept.
+        """
+        self._put([call_fields(record) for record in records])
+
+    def put_result(self, build: str, source: str, text: str) -> None:
+        """Keep what became of a source; it takes the place of what was known. Durable when this returns.
+
+        Args:
+            build: fingerprint of the build.
+            source: name of the source.
+            text: any.
+
+        Raises:
+            UserError: as `put`.
+        """
+        self._put([{"kind": "result", "build": clean(build), "source": clean(source), "text": clean(text)}])
+
+
+class Ledger(Recording):
     """A ledger that is open. Any thread may use it. Open one with `create_or_open` or `open_for_reading`.
 
     Attributes:
@@ -247,14 +305,6 @@ class Ledger:
         if self._lock:
             self._lock.release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> CallRecord | None:
@@ -269,30 +319,6 @@ class Ledger:
         with self._read(checked=True) as database:
             row = standing(database.calls(clean(key)))
         return record_of(row) if row and row["status"] != FORGOTTEN else None
-
-    def put(self, record: CallRecord, wait: bool = True) -> None:
-        """Keep one attempt. It is durable when this returns.
-
-        Args:
-            record: of the attempt.
-            wait: False for what costs nothing to do again: it is durable as soon as anything that is put later is.
-
-        Raises:
-            UserError: it could not be written; nothing more can be put until the ledger is opened again.
-            ValueError: a number in it is not finite, or beyond `LARGEST`.
-        """
-        self._put([call_fields(record)], wait)
-
-    def put_many(self, records: Iterable[CallRecord]) -> None:
-        """Keep many attempts, such as those of another ledger, in few commits. All are durable when this returns.
-
-        Args:
-            records: held in memory until then.
-
-        Raises:
-            UserError, ValueError: as `put`; of many, some may have been kept.
-        """
-        self._put([call_fields(record) for record in records])
 
     def failures(self) -> Iterator[CallRecord]:
         """Dead letters: calls that were given up, not forgotten since, and never answered."""
@@ -328,19 +354,6 @@ class Ledger:
             return sorted(database.totals())
 
     # --- what became of sources ---------------------------------------------------------------------------------------
-
-    def put_result(self, build: str, source: str, text: str) -> None:
-        """Keep what became of a source; it takes the place of what was known. Durable when this returns.
-
-        Args:
-            build: fingerprint of the build.
-            source: name of the source.
-            text: any.
-
-        Raises:
-            UserError: as `put`.
-        """
-        self._put([{"kind": "result", "build": clean(build), "source": clean(source), "text": clean(text)}])
 
     def result(self, build: str, source: str) -> str | None:
         """What became of a source, None if it is not known.

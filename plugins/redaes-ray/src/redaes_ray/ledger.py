@@ -37,13 +37,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 from urllib.parse import quote, unquote
 
 from redaes.engine.committing import GroupCommit
 from redaes.engine.database import FORGOTTEN, Entry, Total
-from redaes.engine.ledger import CallRecord, call_fields, clean, forget_fields, record_of, standing
+from redaes.engine.ledger import CallRecord, Recording, clean, forget_fields, record_of, standing
 from redaes.engine.locks import Lock
 from redaes.engine.segments import checksum
 from redaes.errors import UserError
@@ -105,7 +104,7 @@ def is_block_ledger(folder: str | Path) -> bool:
     return Storage.of(folder).exists(MARKER)
 
 
-class BlockLedger:
+class BlockLedger(Recording):
     """A ledger that is open. Any thread may use it. Open one with `create_or_open`, `join` or `open_for_reading`.
 
     Args:
@@ -216,14 +215,6 @@ class BlockLedger:
         if self._held:
             self._held.release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     # --- among processes ----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
@@ -291,30 +282,6 @@ class BlockLedger:
         row = standing(self._calls.rows(clean(key)))
         return record_of(row) if row and row["status"] != FORGOTTEN else None
 
-    def put(self, record: CallRecord, wait: bool = True) -> None:
-        """Keep one attempt. It is durable when this returns.
-
-        Args:
-            record: of the attempt.
-            wait: False for what costs nothing to do again: it is durable as soon as anything that is put later is.
-
-        Raises:
-            UserError: it could not be written; nothing more can be put until the ledger is opened again.
-            ValueError: a number in it is not finite, or beyond `redaes.engine.ledger.LARGEST`.
-        """
-        self._put([call_fields(record)], wait)
-
-    def put_many(self, records: Iterable[CallRecord]) -> None:
-        """Keep many attempts, such as those of another ledger, in few commits. All are durable when this returns.
-
-        Args:
-            records: held in memory until then.
-
-        Raises:
-            UserError, ValueError: as `put`; of many, some may have been kept.
-        """
-        self._put([call_fields(record) for record in records])
-
     def failures(self) -> Iterator[CallRecord]:
         """Dead letters: calls that were given up, not forgotten since, and never answered; in their order."""
         self._calls.load()
@@ -348,19 +315,6 @@ class BlockLedger:
         return [total for total in self._calls.totals() if total.status != FORGOTTEN]
 
     # --- what became of sources ---------------------------------------------------------------------------------------
-
-    def put_result(self, build: str, source: str, text: str) -> None:
-        """Keep what became of a source; it takes the place of what was known. Durable when this returns.
-
-        Args:
-            build: fingerprint of the build.
-            source: name of the source.
-            text: any.
-
-        Raises:
-            UserError: as `put`.
-        """
-        self._put([{"kind": "result", "build": clean(build), "source": clean(source), "text": clean(text)}])
 
     def result(self, build: str, source: str) -> str | None:
         """What became of a source, None if it is not known; as far as `find` knows of calls.
