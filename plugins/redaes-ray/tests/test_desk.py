@@ -292,6 +292,18 @@ def test_a_block_remembers_who_died_on_it():
     assert office.begin("four", "block 2", []) == 0
 
 
+def test_blocks_of_the_dead_keep_nobody_waiting():
+    office = desk()
+    for session in ("s", "t"):
+        office.join(Member(session, session), 0.0)
+        office.begin(session, f"block of {session}", ["a"])
+    assert office.busy() == 2
+    office.bury("s", 1.0)
+    assert office.busy() == 1
+    office.end("t", "block of t")
+    assert office.busy() == 0
+
+
 def test_figures_of_the_dead_stay():
     office = desk()
     office.join(Member("s", "w"), 0.0)

@@ -153,8 +153,6 @@ def open_ledger(folder: Path | str, name: str, runner: Runner | None) -> LedgerP
         UserError: another build is using it, it cannot be written, or it is of another kind.
     """
     if isinstance(runner, DistributedRunner):
-        if (Path(folder) / "ledger.sqlite").is_file():
-            raise UserError(f"{folder} is the ledger of builds on one machine; choose another with --ledger")
         return runner.open_ledger(_absolute(folder), name)
     if is_distributed(folder):
         raise UserError(f"{folder} is the ledger of builds by a cluster's runner; add --runner, or choose another")
@@ -174,8 +172,8 @@ def read_ledger(folder: Path | str, name: str = "") -> LedgerProtocol:
 
 
 def is_distributed(folder: Path | str) -> bool:
-    """Whether a ledger is one that the workers of a cluster write: on an object store, or in partitions."""
-    return "://" in str(folder) or (Path(folder) / "calls").is_dir()
+    """Whether a ledger is one that the workers of a cluster write: on an object store, or marked as such."""
+    return "://" in str(folder) or (Path(folder) / "ledger.json").is_file()
 
 
 def _absolute(folder: Path | str) -> str:

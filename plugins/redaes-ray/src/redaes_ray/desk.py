@@ -332,6 +332,10 @@ class Desk:
         """A process has ended its work on a block, well or not, and lives."""
         self._blocks.get(block, {}).pop(session, None)
 
+    def busy(self) -> int:
+        """Blocks that processes work on."""
+        return sum(session in self._present for begun in self._blocks.values() for session in begun)
+
     def begin_source(self, session: str, source: str) -> int:
         """A process begins to work on nothing but this source.
 

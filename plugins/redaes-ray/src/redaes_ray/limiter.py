@@ -158,6 +158,10 @@ class _Keeper:
         """See `Desk.end`."""
         self.desk.end(session, block)
 
+    async def busy(self) -> int:
+        """See `Desk.busy`."""
+        return self.desk.busy()
+
     async def begin_source(self, session: str, source: str) -> int:
         """See `Desk.begin_source`."""
         return self.desk.begin_source(session, source)

@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -216,12 +216,11 @@ class DriversGate(RemoteGate):
         self.limiter.close()
 
     def wait_for_answers(self) -> None:
-        """When everything stops: until no call is in flight any more, and its answer is written down."""
-        if not self.stopped:
-            return
+        """When everything stops: until the workers have written down the answers to all calls in flight."""
         end = time.monotonic() + FAREWELL_S
-        while self.limiter.snapshot().in_flight and time.monotonic() < end:
-            time.sleep(0.1)
+        with suppress(Stopped):  # the keeper is dead, and nobody can tell
+            while self.stopped and self.limiter.ask("busy") and time.monotonic() < end:
+                time.sleep(0.1)
 
 
 def _call(job: Callable[[T], R], item: T) -> R:

@@ -124,7 +124,9 @@ class SourceWorker:
         return from_outcomes(outcomes)
 
     def _work(self, job: Job) -> Outcome | Exception:
-        """Work on a source, unless a worker that died has finished it."""
+        """Work on a source, unless a worker that died has finished it, or everything stops."""
+        if self.gate.stopped:  # not even its photograph is opened
+            return Stopped(self.gate.stopped)
         try:
             return self.work.known(job) or self.work(job)
         except Exception as error:  # it travels to the driver as an answer, and stops the build there
