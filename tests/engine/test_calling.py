@@ -23,9 +23,13 @@ KEY = "planted-7f3a9c51e0d24b68"
 
 
 class Judge:
-    """Answers as the script says, one entry a call: an exception is raised, anything else is the answer; then 7.0."""
+    """Answers as the script says, one entry a call: an exception is raised, anything else is the answer; then 7.0.
 
-    def __init__(self, *script, endpoint="judge.example.com", model="judge-1", seconds=0.0):
+    Args:
+        together: so many calls, the first ones, are answered when all of them have come.
+    """
+
+    def __init__(self, *script, endpoint="judge.example.com", model="judge-1", seconds=0.0, together=0):
         self.name = "judge"
         self.endpoint = endpoint
         self.model = model
@@ -33,6 +37,7 @@ class Judge:
         self.seconds = seconds
         self.calls: list[float] = []
         self.lock = threading.Lock()
+        self.together = threading.Barrier(together) if together else None
 
     def identity(self, role):
         return {"model": self.model, "prompt": "score.v1", "version": "2"}
@@ -44,6 +49,9 @@ class Judge:
         with self.lock:
             self.calls.append(time.monotonic())
             said = self.script.pop(0) if self.script else 7.0
+            number = len(self.calls)
+        if self.together and number <= self.together.parties:
+            self.together.wait()
         time.sleep(self.seconds)
         if isinstance(said, Transient):
             raise said
@@ -232,7 +240,7 @@ def test_a_call_that_waits_for_its_next_try_is_in_nobodys_way(ledger):
 
 
 def test_a_dead_endpoint_is_left_alone_and_tried_by_one_call_at_a_time(ledger):
-    judge = Judge(*[Transient("503")] * 8, seconds=0.3)  # all six are asked before the first has failed
+    judge = Judge(*[Transient("503")] * 8, seconds=0.3, together=6)  # all six are asked before the first has failed
     settings = flow(retries={"breaker_failures": 6, "breaker_seconds": 0.4})
     calls = Calls(ledger, settings)
     assert ask_all(calls, judge, 6) == [7.0] * 6
