@@ -45,9 +45,10 @@ def pyiqa(session: nox.Session) -> None:
 
 @nox.session
 def ray(session: nox.Session) -> None:
-    """The runner over a Ray cluster of several node processes, and its ledger on an S3 server on loopback."""
+    """The runner over a Ray cluster of several node processes, and its ledger on an S3 server; `-- --slow` as tests."""
     install(session, "-e", ".[data]", *group("test"))
-    session.install("--quiet", "-c", "constraints.txt", "-e", "plugins/redaes-ray", "moto[server]")
+    # With a file of its own, see there; what the first line has installed satisfies it and stays.
+    session.install("--quiet", "-c", "plugins/redaes-ray/constraints.txt", "-e", "plugins/redaes-ray", "moto[server]")
     session.run("pytest", "plugins/redaes-ray/tests", *session.posargs)
 
 

@@ -5,42 +5,63 @@ themselves are asked in an actor of their pool: same name, same identity, same a
 words, tokens, images) travels back with the answer, and so does the kind of a failure, so that the ledger, the limits
 and the retries of a call are those of any other.
 
-An actor that dies - for want of memory, or by an image that crashes a library - is started anew. The question goes to
-the next one; after `MOST` deaths it is declined, and its source left out.
+An actor that dies - for want of memory, or by an image that crashes a library - is started anew, and the questions that
+it had begun go to the next one. A question that was there at `CARELESS` deaths is then asked alone, so that it takes no
+other with it and none takes it along; after `MOST` deaths it is declined, and its source left out. An actor that is
+still on its way back is no death: it is waited for.
 """
 
 import itertools
+import logging
+import math
 import random
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import ray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from ray.exceptions import RayActorError, RayError
 
-from redaes.calls import CallError, Declined, Receipt, Role, Usage, collecting, note
+from redaes.calls import CallError, Declined, Receipt, Role, Transient, Usage, collecting, note
 from redaes.engine.config import EngineConfig
 from redaes.engine.stages import Crew, Member
-from redaes.errors import UserError
+from redaes.errors import UserError, nearest
 from redaes.redaction import redact
 from redaes.registry import PluginSpec, create, split_spec
-from redaes_ray.cluster import enter_folder, resources
+from redaes_ray.cluster import enter_folder, machines, resources
 
+log = logging.getLogger(__name__)
+
+CARELESS = 2
+"""Actors that may die on a question among others, before it is asked alone [ours]."""
 MOST = 4
-"""Actors that may die on one question [ours]; others ask them too, so that a death may be of their making."""
+"""Actors that may die on a question in all [ours]; of those that it was alone in, one may have died by chance."""
+PATIENCE_S = 60.0
+"""Seconds that an actor which starts anew is waited for; then the call is one that found nobody, and is tried again."""
+SLOW_START_S = 30.0
+"""Seconds after which people are told that actors do not start."""
 
 
 class PoolSettings(BaseModel):
     """How many actors a plug-in gets, and what each of them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     actors: int | None = Field(None, ge=1, description="None: as many as the cluster's GPUs allow, else one")
     num_gpus: float | None = Field(None, ge=0, description="for each actor; None: one where the cluster has any")
     num_cpus: float = Field(0.0, ge=0, description="for each actor")
     threads: int = Field(8, ge=1, description="questions that an actor takes at once; a local judge batches them")
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _share_or_whole(cls, number: float | None) -> float | None:
+        if number is not None and number > 1 and number != int(number):
+            raise ValueError("give a share of one GPU, or a whole number of them")
+        return number
 
 
 Key = tuple[str, int]
@@ -67,6 +88,42 @@ class Answered(NamedTuple):
     receipt: Receipt
 
 
+class Turns:
+    """Questions of several threads, side by side or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._together = 0
+        self._alone = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Side by side with others; whoever wants to be alone goes first."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._together += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._together -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """When all others have ended, and before anybody else begins."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._alone = True
+            self._changed.wait_for(lambda: not self._together)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
+
 class PluginActor:
     """One plug-in in a process of its own.
 
@@ -80,13 +137,28 @@ class PluginActor:
         enter_folder(folder)
         self.kind, self.spec = kind, spec
         self.plugin: Any = None
+        self.making = threading.Lock()
+        self.turns = Turns()
 
-    def ask(self, role: Role, arguments: Sequence[Any]) -> Answered:
-        """Ask the plug-in; what is wrong comes back as an answer, for an error's traceback may hold a key."""
+    def here(self) -> None:
+        """The process has started."""
+
+    def ask(self, role: Role, arguments: Sequence[Any], alone: bool) -> Iterator[Answered | None]:
+        """Ask the plug-in, side by side with others or alone.
+
+        Yields:
+            None when the question begins, so that a death before it is not laid to its charge; then what came of it.
+        """
+        with self.turns.alone() if alone else self.turns.together():
+            yield None
+            yield self._answer(role, arguments)
+
+    def _answer(self, role: Role, arguments: Sequence[Any]) -> Answered:
+        """What is wrong comes back as an answer, for an error's traceback may hold a key."""
         with collecting() as receipt:
             try:
-                if self.plugin is None:
-                    self.plugin = create(self.kind, self.spec)
+                with self.making:  # two threads would read the weights twice
+                    self.plugin = self.plugin or create(self.kind, self.spec)
                 return Answered(getattr(self.plugin, role)(*arguments), None, receipt)
             except (CallError, UserError) as failure:
                 return Answered(None, failure.with_traceback(None), receipt)
@@ -117,21 +189,32 @@ class Pooled:
         return self._member.identity(role)
 
     def _ask(self, role: str, arguments: Sequence[Any]) -> Any:
-        for death in range(MOST):
+        name, deaths, end = self._member.plugin.name, 0, time.monotonic() + PATIENCE_S
+        while deaths < MOST:
             actor = self._actors[next(self._turn) % len(self._actors)]
+            # Held back until its first word is heard: what follows, a death too, follows a beginning that is known.
+            ask = actor.ask.options(num_returns="streaming", _generator_backpressure_num_objects=1)
+            begun = False
             try:
-                answered: Answered = ray.get(actor.ask.remote(role, arguments))
+                said = ask.remote(role, arguments, alone=deaths >= CARELESS)
+                ray.get(next(said))
+                begun = True
+                answered: Answered = ray.get(next(said))
             except RayActorError:
-                # It may be on its way back. A random pause parts this question from those that died with it.
-                time.sleep(random.uniform(0.5, 2.0) * (death + 1))
+                if begun:
+                    deaths, end = deaths + 1, time.monotonic() + PATIENCE_S
+                    log.warning("a process of %s has ended during %s (%d of %d)", name, role, deaths, MOST)
+                elif time.monotonic() > end:
+                    raise Transient(f"{name}: no process of its pool has come back for {PATIENCE_S:g} s") from None
+                time.sleep(random.uniform(0.1, 0.5))
                 continue
             except RayError as error:
-                raise RuntimeError(f"{self._member.plugin.name}: {str(error).splitlines()[0]}") from None
+                raise RuntimeError(f"{name}: {str(error).splitlines()[0]}") from None
             _note(answered.receipt)
             if answered.failure is not None:
                 raise answered.failure
             return answered.value
-        raise Declined(f"{self._member.plugin.name}: its process ended {MOST} times on this question")
+        raise Declined(f"{name}: its process ended {MOST} times on this question")
 
 
 def _note(receipt: Receipt) -> None:
@@ -142,35 +225,121 @@ def _note(receipt: Receipt) -> None:
         usage = Usage()
 
 
-def start_pools(crew: Crew, config: EngineConfig, settings: Mapping[str, Any], folder: str) -> Pools:
-    """Start the actors of every plug-in that runs a model itself, or that the settings name.
+class Pool(NamedTuple):
+    """What one plug-in is given: so many actors, with so many GPUs and CPUs each."""
+
+    member: Member
+    actors: int
+    gpus: float
+    cpus: float
+    threads: int
+
+
+def start_pools(
+    crew: Crew, config: EngineConfig, settings: Mapping[str, Any], folder: str, spare: float = 1.0
+) -> Pools:
+    """Start the actors of every plug-in that runs a model itself, or that the settings name, and wait until they run.
+
+    Workers that started first might take what these need.
 
     Args:
         crew: of the driver.
         config: of the build.
         settings: `PoolSettings` by the name of a plug-in, as records have it, or by its class path.
         folder: that the driver works in.
+        spare: CPUs that are left to the workers at least.
 
     Raises:
-        UserError: a setting that cannot be, or for a plug-in that is not there.
+        UserError: a setting that cannot be, or for a plug-in that is not there, or more than the cluster has.
     """
+    pools = plan_pools(crew, config, settings)
+    _check_room(pools.values(), spare)
+    actors: dict[Key, tuple[Any, ...]] = {}
+    try:
+        for key, pool in pools.items():
+            made = ray.remote(PluginActor).options(
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus,
+                max_concurrency=pool.threads,
+                max_restarts=-1,
+                max_task_retries=0,
+            )
+            member = pool.member
+            actors[key] = tuple(made.remote(member.kind, member.spec, folder) for _ in range(pool.actors))
+        for key, pool in pools.items():
+            _wait_for_start(pool.member.plugin.name, actors[key])
+    except BaseException:
+        Pools(actors).close()
+        raise
+    return Pools(actors)
+
+
+def plan_pools(crew: Crew, config: EngineConfig, settings: Mapping[str, Any]) -> dict[Key, Pool]:
+    """Which plug-ins get a pool, and of what size on this cluster; see `start_pools`."""
     wanted = {name: _settings(name, values) for name, values in settings.items()}
-    members = {key: member for key, member in keyed(crew, config) if _is_pooled(member, wanted)}
-    unknown = set(wanted) - {name for member in members.values() for name in _names(member)}
-    if unknown:
-        known = sorted({member.plugin.name for _, member in keyed(crew, config)})
-        raise UserError(f"pools: no plug-in is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    everybody = keyed(crew, config)
+    members = {key: member for key, member in everybody if _is_pooled(member, wanted)}
+    for name in wanted.keys() - {name for member in members.values() for name in _names(member)}:
+        raise UserError(
+            f"pools: no plug-in is called {name!r} ({nearest(name, {m.plugin.name for _, m in everybody})})"
+        )
     gpus = resources().get("GPU", 0.0)
-    actors = {}
+    pools = {}
     for key, member in members.items():
         chosen = next((wanted[name] for name in _names(member) if name in wanted), PoolSettings())
         each = chosen.num_gpus if chosen.num_gpus is not None else float(gpus > 0)
-        count = chosen.actors or max(1, int(gpus / len(members) / each) if each else 1)
-        made = ray.remote(PluginActor).options(
-            num_cpus=chosen.num_cpus, num_gpus=each, max_concurrency=chosen.threads, max_restarts=-1, max_task_retries=0
-        )
-        actors[key] = tuple(made.remote(member.kind, member.spec, folder) for _ in range(count))
-    return Pools(actors)
+        count = chosen.actors or max(1, _times(each, gpus / len(members)) if each else 1)
+        pools[key] = Pool(member, count, each, chosen.num_cpus, chosen.threads)
+    return pools
+
+
+def _check_room(pools: Collection[Pool], spare: float) -> None:
+    """See that the cluster, were it empty, would have room for all actors: Ray waits for ever for what it lacks."""
+    there = machines()
+    for pool in pools:
+        fit = sum(_fit(pool, machine) for machine in there)
+        if fit < pool.actors:
+            raise UserError(
+                f"pools.{pool.member.plugin.name}: {pool.actors} actors with {pool.gpus:g} GPUs and {pool.cpus:g} CPUs "
+                f"each, but the cluster's machines have room for {fit}: give fewer actors, num_gpus or num_cpus, or "
+                "add machines"
+            )
+    for name, left in (("GPU", 0.0), ("CPU", spare)):
+        total = sum(machine.get(name, 0.0) for machine in there)
+        asked = sum(pool.actors * (pool.gpus if name == "GPU" else pool.cpus) for pool in pools)
+        if asked and asked + left > total:
+            rest = f", and the workers need {left:g}" if left else ""
+            raise UserError(
+                f"pools: all actors together ask for {asked:g} {name}s{rest}, but the cluster has {total:g}: give "
+                f"fewer actors or num_{name.lower()}s"
+            )
+
+
+def _fit(pool: Pool, machine: Mapping[str, float]) -> int:
+    """How many actors of a pool a machine has room for."""
+    rooms = [_times(each, machine.get(name, 0.0)) for name, each in (("GPU", pool.gpus), ("CPU", pool.cpus)) if each]
+    return min(rooms, default=pool.actors)
+
+
+def _times(each: float, total: float) -> int:
+    """How often `each` is in `total`, which may be a rounding error short."""
+    return math.floor(total / each + 1e-6)
+
+
+def _wait_for_start(name: str, actors: Sequence[Any]) -> None:
+    """Until the processes of a pool run; somebody else may have what they need."""
+    waiting = [actor.here.remote() for actor in actors]
+    try:
+        while waiting:
+            started, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=SLOW_START_S)
+            ray.get(started)
+            if waiting:
+                log.warning(
+                    "pools: %d of the %d actors of %s wait for GPUs or CPUs that others are using",
+                    len(waiting), len(actors), name,
+                )  # fmt: skip
+    except RayError as error:
+        raise UserError(f"pools: an actor of {name} cannot start: {str(error).strip().splitlines()[-1]}") from error
 
 
 def with_pools(crew: Crew, config: EngineConfig, pools: Pools) -> Crew:
@@ -211,4 +380,9 @@ def _settings(name: str, values: Any) -> PoolSettings:
         return PoolSettings.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise UserError(f"pools.{name}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        key = ".".join(map(str, ("pools", name, *problem["loc"])))
+        if problem["type"] == "extra_forbidden":
+            hint = nearest(str(problem["loc"][0]), PoolSettings.model_fields)
+            raise UserError(f"unknown key {key!r} ({hint})") from error
+        message = problem["msg"].removeprefix("Value error, ")
+        raise UserError(f"{key}: {message} (got {problem['input']!r:.80})") from error

@@ -1,4 +1,4 @@
-"""`--slow` includes the tests that take long: fresh environments, whole trainings."""
+"""For the tests of redaes and of its plug-ins: `--slow` includes those that take long."""
 
 import signal
 
@@ -12,10 +12,12 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know `--slow`."""
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--slow`, skip what is marked slow."""
     if config.getoption("--slow"):
         return
     for item in items:
