@@ -26,7 +26,7 @@ from redaes.errors import UserError
 from redaes.records import Instruction
 
 ray = pytest.importorskip("ray")
-cluster_utils = pytest.importorskip("ray.cluster_utils")
+psutil = pytest.importorskip("psutil")
 
 from benchmarks._worlds import configuration  # noqa: E402
 
@@ -101,7 +101,7 @@ def test_a_pool_gives_the_bytes_of_the_local_runner_and_is_asked_in_its_own_proc
         asked = seen(tmp_path, plugin)
         assert {title for _, title, _ in asked} == {"ray::PluginActor"}
         assert len({process for process, _, _ in asked}) == 2
-        assert max(int(busy) for _, _, busy in asked) == 2
+        assert max(int(busy) for _, _, busy in asked) <= 2
     elsewhere = {title for _, title, _ in seen(tmp_path, "judge-1")}
     assert elsewhere
     assert not any("PluginActor" in title for title in elsewhere)
@@ -178,6 +178,17 @@ def test_every_actor_sees_a_gpu_of_its_own_and_holds_it(driver: None, settings: 
     wait_until(lambda: ray.available_resources().get("GPU", 0) == 2)
 
 
+def test_an_actor_takes_as_many_questions_at_once_as_it_has_threads(driver: None, tmp_path: Path) -> None:
+    values = world(tmp_path, 10, {}, latency=0.2)
+    config = EngineConfig.model_validate(values)
+    made = Crew.from_config(config)
+    pools = start_pools(made, config, {"judge-0": {"actors": 1, "num_gpus": 0, "threads": 3}}, str(TESTS))
+    with closing(pools), ThreadPoolExecutor(9) as threads:
+        judge = with_pools(made, config, pools).judges[0]
+        list(threads.map(lambda _: judge.score(PICTURE), range(9)))
+    assert max(int(busy) for _, _, busy in seen(tmp_path, "judge-0")) == 3
+
+
 def test_two_actors_may_share_a_gpu(driver: None) -> None:
     asked, pools = start({}, {"pool_plugins.LocalJudge": {"actors": 4, "num_gpus": 0.5, "num_cpus": 0.25}})
     with closing(pools), ThreadPoolExecutor(16) as threads:
@@ -212,6 +223,7 @@ def test_a_failure_keeps_its_kind(driver: None, failure: str, kind: type[Excepti
         asked.judges[0].score(PICTURE)
 
 
+@pytest.mark.slow
 def test_a_pool_that_cannot_come_back_is_a_far_side_that_is_not_there(
     cluster: Any, driver: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,10 +232,12 @@ def test_a_pool_that_cannot_come_back_is_a_far_side_that_is_not_there(
     cluster.wait_for_nodes()
     asked, pools = start({}, {"sighted": {"num_gpus": 0, "num_cpus": 3}})
     with closing(pools):
-        assert asked.judges[0].score(PICTURE).value == 7.0
+        process = int(asked.judges[0].score(PICTURE).reasoning.split()[0])
         cluster.remove_node(large, allow_graceful=False)
+        wait_until(lambda: not psutil.pid_exists(process))
         with pytest.raises(Transient, match=r"sighted: no process of its pool has come back for 2 s"):
             asked.judges[0].score(PICTURE)
+    wait_until(lambda: ray.cluster_resources()["CPU"] == 4)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,10 @@
 
 import logging
 import os
+import socket
+import sys
+import threading
+import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -15,8 +19,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+LOST_S = 45.0
+"""Seconds without the cluster's head after which this process ends; Ray ends it after 60 by itself, without a word."""
+LOOK_S = 3.0
+
+
 def join(address: str | None = None) -> None:
-    """Be connected to a cluster; again and again if one likes.
+    """Be connected to a cluster; again and again if one likes. If its head is lost, this process ends with a line.
 
     Args:
         address: of its head, such as `10.0.0.1:6379`; None: RAY_ADDRESS, or the cluster that runs on this machine, or a
@@ -37,6 +46,28 @@ def join(address: str | None = None) -> None:
     except (ConnectionError, RayError, RuntimeError, ValueError, TimeoutError) as error:
         where = address or os.environ.get("RAY_ADDRESS", "this machine")
         raise UserError(f"no Ray cluster answers at {where}: {str(error).splitlines()[0]}") from error
+    head = ray.get_runtime_context().gcs_address
+    threading.Thread(target=_end_without, args=(head,), name="watch over the head", daemon=True).start()
+
+
+def _end_without(head: str) -> None:
+    """End this process when the head is lost: Ray then leaves every question unanswered and raises nothing.
+
+    Nothing is tidied up, for all that could be is on the cluster; it is as if the process had been killed.
+    """
+    host, _, port = head.rpartition(":")
+    heard = time.monotonic()
+    while ray.is_initialized() and ray.get_runtime_context().gcs_address == head:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_S).close()
+            heard = time.monotonic()
+        except OSError as error:
+            if time.monotonic() - heard > LOST_S:
+                why = error.strerror or str(error)
+                print(f"the Ray cluster at {head} is lost ({why}); run the same command again to go on", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(1)
+        time.sleep(LOOK_S)
 
 
 def resources() -> dict[str, float]:
