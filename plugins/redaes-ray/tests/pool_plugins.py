@@ -3,19 +3,21 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
-from benchmarks import _worlds
 from PIL import Image
 
+from benchmarks import _worlds
 from redaes.calls import Transient, note
 from redaes.errors import UserError
 from redaes.records import Instruction, Verdict
 
 _lock = threading.Lock()
-_busy = 0
+_busy: list[str] = []
 
 
 class Watched:
@@ -33,20 +35,24 @@ class Watched:
         super().__init__(**settings)
         self.folder = Path(folder)
 
-    def watch(self, image: Image.Image, step: int) -> None:
-        """A question begins, or ends."""
-        global _busy
+    @contextmanager
+    def watch(self, image: Image.Image) -> Iterator[None]:
+        """From the beginning of a question to its end."""
         poison = self.folder / "poison"
         with _lock:
-            _busy += step
-            title = psutil.Process().cmdline()[0]
-            if step > 0:
-                with (self.folder / self.name).open("a") as file:
-                    file.write(f"{os.getpid()} {title.split('.')[0]} {_busy}\n")
-            if step > 0 and poison.is_file() and image.tobytes()[:16].hex() == poison.read_text():
+            _busy.append(self.name)
+            title = psutil.Process().cmdline()[0].split(".")[0]
+            with (self.folder / self.name).open("a") as file:
+                file.write(f"{os.getpid()} {title} {_busy.count(self.name)}\n")
+            if poison.is_file() and image.tobytes()[:16].hex() == poison.read_text():
                 with (self.folder / "deaths").open("a") as file:
-                    file.write(f"{os.getpid()} {_busy}\n")
+                    file.write(f"{os.getpid()} {_busy.count(self.name)}\n")
                 os._exit(11)
+        try:
+            yield
+        finally:
+            with _lock:
+                _busy.remove(self.name)
 
 
 class Judge(Watched, _worlds.Judge):
@@ -54,11 +60,8 @@ class Judge(Watched, _worlds.Judge):
 
     def score(self, image: Image.Image) -> Verdict:
         """As the world's."""
-        self.watch(image, 1)
-        try:
+        with self.watch(image):
             return super().score(image)
-        finally:
-            self.watch(image, -1)
 
 
 class Editor(Watched, _worlds.Editor):
@@ -66,11 +69,8 @@ class Editor(Watched, _worlds.Editor):
 
     def edit(self, image: Image.Image, instruction: Instruction, seed: int) -> Image.Image:
         """As the world's."""
-        self.watch(image, 1)
-        try:
+        with self.watch(image):
             return super().edit(image, instruction, seed)
-        finally:
-            self.watch(image, -1)
 
 
 class LocalJudge:

@@ -41,7 +41,9 @@ def shop() -> Iterator[Shop]:
 
 def processes(cluster: Any) -> list[Any]:
     """All of a cluster's processes: of its nodes, and the workers that those have started."""
-    started = [info.process.pid for node in cluster.list_all_nodes() for infos in node.all_processes.values() for info in infos]
+    started = [
+        info.process.pid for node in cluster.list_all_nodes() for infos in node.all_processes.values() for info in infos
+    ]
     found = [psutil.Process(pid) for pid in started if psutil.pid_exists(pid)]
     return list({process.pid: process for one in found for process in (one, *one.children(recursive=True))}.values())
 

@@ -37,7 +37,7 @@ from redaes_ray.pools import MOST, Pools, Turns, plan_pools, start_pools, with_p
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))
 
-from ray_builds import build, dataset_files, cluster_of, wait_until  # noqa: E402
+from ray_builds import build, cluster_of, dataset_files, wait_until  # noqa: E402
 
 PICTURE = Image.new("RGB", (16, 16), (90, 120, 30))
 
@@ -60,7 +60,11 @@ def world(place: Path, sources: int, pools: Mapping[str, Any], latency: float = 
     """A configuration whose first editor and first two judges are watched; written for both runners."""
     (place / "seen").mkdir()
     values = configuration(sources, groups=sources // 5, latency=latency) | {"flow": {"in_flight": 16}}
-    for kind, spec in (("Judge", values["judges"][0]), ("Judge", values["judges"][1]), ("Editor", values["editors"][0])):
+    for kind, spec in (
+        ("Judge", values["judges"][0]),
+        ("Judge", values["judges"][1]),
+        ("Editor", values["editors"][0]),
+    ):
         spec["class_path"] = f"pool_plugins.{kind}"
         spec["init_args"]["folder"] = str(place / "seen")
     (place / "local.yaml").write_text(json.dumps(values))
@@ -149,7 +153,7 @@ def test_a_picture_that_kills_every_actor_is_left_out_and_named_and_takes_no_oth
     assert [busy for _, busy in deaths][-2:] == ["1", "1"]  # alone
 
 
-# --- pools of this process: what an actor is given, what comes back from it, what is refused -----------------------------
+# --- pools of this process: what an actor is given, what comes back from it, what is refused ---------------------------
 
 
 def crew(judge: Mapping[str, Any]) -> tuple[Crew, EngineConfig]:
@@ -272,7 +276,11 @@ def test_a_plug_in_by_its_name_or_its_class_and_no_other_gets_a_pool(driver: Non
     made, config = crew({})
     assert list(plan_pools(made, config, {})) == [("judges", 0)]
     both = plan_pools(made, config, {"benchmarks._worlds.Verifier": {"actors": 3}})
-    assert {key: pool.actors for key, pool in both.items()} == {("judges", 0): 1, ("verifiers", 0): 3, ("verifiers", 1): 3}
+    assert {key: pool.actors for key, pool in both.items()} == {
+        ("judges", 0): 1,
+        ("verifiers", 0): 3,
+        ("verifiers", 1): 3,
+    }
 
 
 def test_a_build_that_asks_for_gpus_that_are_not_there_ends_with_a_line(tmp_path: Path, cluster: Any) -> None:

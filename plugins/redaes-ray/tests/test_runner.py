@@ -1,26 +1,24 @@
 """Builds over a cluster of several node processes: the same bytes as the local runner's, whatever dies meanwhile."""
 
-import hashlib
 import json
-import os
-import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ray = pytest.importorskip("ray")
-psutil = pytest.importorskip("psutil")
-cluster_utils = pytest.importorskip("ray.cluster_utils")
+pytest.importorskip("ray")
+pytest.importorskip("psutil")
 
-from benchmarks._worlds import configuration  # noqa: E402
+from benchmarks._worlds import configuration
 
-ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from ray_builds import begin, build, cluster_of, dataset_files, wait_until
+
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 POISON = '''
@@ -39,35 +37,9 @@ class Fragile(Judge):
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
-    port = random.Random().randint(20000, 30000)
-    made = cluster_utils.Cluster(
-        initialize_head=True, head_node_args={**SMALL, "gcs_server_port": port, "include_dashboard": False}
-    )
-    made.add_node(**SMALL)
-    made.wait_for_nodes()
-    monkeypatch.setenv("RAY_ADDRESS", made.address)
-    yield made
-    made.shutdown()
-
-
-def begin(place: Path, *words: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "redaes", "data", "build", *words, "--config", "data.yaml"]
-    paths = os.pathsep.join([str(ROOT), str(place), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    log = (place / "log").open("a")
-    return subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log, text=True)
-
-
-def build(place: Path, *words: str) -> int:
-    return begin(place, *words).wait(timeout=400)
-
-
-def files(dataset: Path) -> dict[str, str]:
-    found = sorted(p for p in dataset.rglob("*") if p.is_file())
-    return {p.relative_to(dataset).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+def cluster() -> Iterator[Any]:
+    with cluster_of(SMALL, SMALL) as made:
+        yield made
 
 
 def world(place: Path, sources: int, latency: float = 0.02) -> dict[str, Any]:
@@ -78,13 +50,6 @@ def world(place: Path, sources: int, latency: float = 0.02) -> dict[str, Any]:
 
 def parts(place: Path) -> int:
     return len(list(place.glob("out.ledger/results/**/*.parquet")))
-
-
-def wait_until(come: Callable[[], Any], limit: float = 180.0) -> None:
-    end = time.monotonic() + limit
-    while not come():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -104,7 +69,7 @@ def test_the_loss_of_a_node_and_of_the_driver_leaves_the_bytes_as_they_are(tmp_p
     wait_until(lambda: parts(tmp_path) > before or driver.poll() is not None)
     cluster.remove_node(lost, allow_graceful=False)
     assert driver.wait(timeout=400) == 0, (tmp_path / "log").read_text()[-2000:]
-    assert files(tmp_path / "out") == files(tmp_path / "local")
+    assert dataset_files(tmp_path / "out") == dataset_files(tmp_path / "local")
 
     report = subprocess.run(
         [sys.executable, "-m", "redaes", "data", "status", "out.ledger", "--format", "json"],
@@ -116,9 +81,7 @@ def test_the_loss_of_a_node_and_of_the_driver_leaves_the_bytes_as_they_are(tmp_p
 
 
 @pytest.mark.slow
-def test_a_source_that_kills_its_worker_is_left_out_and_named(
-    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_kills_its_worker_is_left_out_and_named(tmp_path: Path, cluster: Any) -> None:
     values = world(tmp_path, 12, latency=0.0)
     (tmp_path / "fragile.py").write_text(POISON)
     assert build(tmp_path, "local") == 0

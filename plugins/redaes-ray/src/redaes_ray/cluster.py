@@ -64,7 +64,9 @@ def _end_without(head: str) -> None:
         except OSError as error:
             if time.monotonic() - heard > LOST_S:
                 why = error.strerror or str(error)
-                print(f"the Ray cluster at {head} is lost ({why}); run the same command again to go on", file=sys.stderr)
+                print(
+                    f"the Ray cluster at {head} is lost ({why}); run the same command again to go on", file=sys.stderr
+                )
                 sys.stderr.flush()
                 os._exit(1)
         time.sleep(LOOK_S)
