@@ -153,7 +153,7 @@ def test_a_picture_that_kills_every_actor_is_left_out_and_named_and_takes_no_oth
     assert [busy for _, busy in deaths][-2:] == ["1", "1"]  # alone
 
 
-# --- pools of this process: what an actor is given, what comes back from it, what is refused ---------------------------
+# --- pools of this process: what an actor is given, what comes back from it, what is refused --------------------------
 
 
 def crew(judge: Mapping[str, Any]) -> tuple[Crew, EngineConfig]:
