@@ -535,7 +535,7 @@ def sums_of(kind: Kind, table: Any) -> list[Total]:
 
 
 def _total_of(entry: Entry) -> Total:
-    return Total(*(entry.fields[name] for name in BY), 1, *(entry.fields[name] for name in SUMMED))
+    return Total._make((*(entry.fields[name] for name in BY), 1, *(entry.fields[name] for name in SUMMED)))
 
 
 def added(totals: Iterable[Total]) -> list[Total]:
