@@ -15,7 +15,6 @@ from ray.exceptions import RayError
 
 from redaes.errors import UserError
 
-
 LOST_S = 45.0
 """Seconds without the cluster's head after which this process ends; Ray ends it after 60 by itself, without a word."""
 LOOK_S = 3.0
