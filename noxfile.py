@@ -46,7 +46,7 @@ def pyiqa(session: nox.Session) -> None:
 @nox.session
 def ray(session: nox.Session) -> None:
     """The runner over a Ray cluster of several node processes, and its ledger on an S3 server; `-- --slow` as tests."""
-    install(session, "-e", ".[data]", *group("test"))
+    install(session, "-e", ".[data,editors]", *group("test"))
     # With a file of its own, see there; what the first line has installed satisfies it and stays.
     session.install("--quiet", "-c", "plugins/redaes-ray/constraints.txt", "-e", "plugins/redaes-ray", "moto[server]")
     session.run("pytest", "plugins/redaes-ray/tests", *session.posargs)
