@@ -155,9 +155,7 @@ class _Arrivals(MetaPathFinder):
     def __init__(self) -> None:
         self.awaited: dict[str, list[Callable[[ModuleType], None]]] = {}
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in self.awaited:
             return None
         others = [finder for finder in sys.meta_path if finder is not self]

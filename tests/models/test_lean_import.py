@@ -20,10 +20,9 @@ assert not loaded, loaded
 """
 
 
-def run(script: str) -> str:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+def run(script: str) -> None:
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_a_score_needs_no_compiler_no_sharding_and_no_losses_of_detectors():
@@ -129,7 +128,7 @@ assert transformers.models._object_missing_backend == fresh._object_missing_back
     )
 
 
-@pytest.mark.parametrize("look", [None, lambda package: {}, lambda package, prefix: [], lambda package, prefix: {1: {}}])
+@pytest.mark.parametrize("look", [None, lambda package: {}, lambda package, prefix: [], lambda _, prefix: {1: {}}])
 def test_a_version_that_looks_for_its_models_in_another_way_is_left_to_itself(look):
     from redaes.models.lean_import import _remembered
 

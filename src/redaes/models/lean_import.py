@@ -1,6 +1,6 @@
 """Import transformers without what only compilers, many machines and object detectors need: some 400 modules less.
 
-transformers takes a few names of each of these modules as it is imported, and models that are opened to answer use none.
+transformers takes a few names of each of these modules as it is imported; models that are opened to answer use none.
 Whoever does use one gets the whole module (`redaes.importing`), so that a process which has scored can train, compile
 and shard. Where torch or transformers are of other versions and ask for something else, that is imported as they say.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from redaes.importing import deferred, is_imported, when_imported
+from redaes.importing import deferred, when_imported
 
 DYNAMO = "torch._dynamo"
 UNUSED = {
@@ -62,7 +62,7 @@ def _import_models() -> None:
     from transformers.utils import import_utils
 
     package = Path(str(transformers.__file__)).parent / "models"
-    look = getattr(import_utils, "define_import_structure", None)
+    look: Any = getattr(import_utils, "define_import_structure", None)
     structure = _remembered(look, package)
     if "transformers.models" in sys.modules or not structure:
         return
@@ -73,7 +73,7 @@ def _import_models() -> None:
 
     import_utils.define_import_structure = remembered
     try:
-        import transformers.models  # noqa: F401
+        import transformers.models
     finally:
         import_utils.define_import_structure = look
 

@@ -182,9 +182,7 @@ def open_model(
     return model, processor
 
 
-def _opened(
-    path: str, backbone: Backbone, empty: bool, inference_on: str | None
-) -> "tuple[Any, VisionTextProcessor]":
+def _opened(path: str, backbone: Backbone, empty: bool, inference_on: str | None) -> "tuple[Any, VisionTextProcessor]":
     from transformers.utils import logging
 
     from redaes.models.patches import embed_whole_patches
