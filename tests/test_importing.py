@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from redaes import importing
 from redaes.importing import deferred, is_imported, uncollected, when_imported
 
 MODULE = "wave"  # of the standard library, small, imported by nothing here
@@ -94,6 +95,26 @@ def test_a_part_of_a_deferred_package_can_be_imported(monkeypatch):
 
         assert wsgiref.util.guess_scheme({}) == "http"
         assert is_imported("wsgiref")
+
+
+def test_a_part_is_taken_from_a_deferred_package_as_from_any(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "wsgiref"]:
+        monkeypatch.delitem(sys.modules, name)
+    with deferred("wsgiref", "anything"):
+        from wsgiref import headers
+    assert headers is sys.modules["wsgiref.headers"]
+    for name in [name for name in sys.modules if name.split(".")[0] == "wsgiref"]:
+        monkeypatch.delitem(sys.modules, name)
+    with deferred("wsgiref", "anything"), pytest.raises(ImportError, match="nothing_like_it"):
+        from wsgiref import nothing_like_it  # noqa: F401
+
+
+def test_deferring_again_and_again_what_nobody_takes_leaves_nothing_behind(absent):
+    before = len(importing._arrivals.awaited.get(MODULE, ()))
+    for _ in range(3):
+        with deferred(MODULE, "open"):
+            pass
+    assert len(importing._arrivals.awaited[MODULE]) == before
 
 
 def test_a_deferred_part_is_found_on_its_package_and_gone_from_it_afterwards(monkeypatch):

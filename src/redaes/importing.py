@@ -7,7 +7,7 @@ for such a module gets it, whole, as if nothing had been deferred: the names tha
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -75,10 +75,16 @@ def deferred(
     above = sys.modules.get(parent)
     if above is not None:  # where `import a.b` binds it, for those who then write `a.b.c`
         setattr(above, child, stand_in)
-    when_imported(module, lambda real: _replace(stand_in, taken, real))
+
+    def replace(real: ModuleType) -> None:
+        _replace(stand_in, taken, real)
+
+    when_imported(module, replace)
     try:
         yield
     finally:
+        if not stand_in.asked:
+            forget(module, replace)
         if sys.modules.get(module) is stand_in:
             del sys.modules[module]
         if above is not None and vars(above).get(child) is stand_in:
@@ -96,6 +102,11 @@ def when_imported(module: str, then: Callable[[ModuleType], None]) -> None:
         sys.meta_path.insert(0, _arrivals)
 
 
+def forget(module: str, then: Callable[[ModuleType], None]) -> None:
+    """Do not call what `when_imported` was given any more."""
+    _arrivals.awaited[module] = [waiting for waiting in _arrivals.awaited.get(module, ()) if waiting is not then]
+
+
 def is_imported(module: str) -> bool:
     """Whether a module is there, and not only a stand-in of it."""
     return not isinstance(sys.modules.get(module), _StandIn | None)
@@ -106,20 +117,29 @@ class _StandIn(ModuleType):
 
     def __init__(self, module: str, late: Mapping[str, Any], by: tuple[str, ...]) -> None:
         super().__init__(module)
-        self._late, self._by = late, by
+        self._late, self._by, self.asked = late, by, False
 
     def __getattr__(self, name: str) -> Any:
         asking = sys._getframe(1).f_globals.get("__name__", "")
         if name in self._late and not is_imported(self.__name__) and _is_within(asking, self._by):
+            self.asked = True
             return self._late[name]
         # Python asks any module for such names, and for the path in earnest only to import a module from within it.
         if name.startswith("__") and not (name == "__path__" and asking == "importlib._bootstrap"):
             raise AttributeError(name)
-        return getattr(_real(self.__name__), name)
+        self.asked = True
+        real = _real(self.__name__)
+        if not hasattr(real, name) and hasattr(real, "__path__"):  # `from package import part`
+            with suppress(ModuleNotFoundError):
+                return import_module(f"{self.__name__}.{name}")
+        return getattr(real, name)
 
 
 class _Late:
-    """What lies in the place of a function or class whose module is not imported yet."""
+    """What lies in the place of a function or class whose module is not imported yet.
+
+    It can be called, asked for attributes, derived from and named in `isinstance` and in unions of types.
+    """
 
     def __init__(self, module: str, name: str) -> None:
         self._module, self._name = module, name
