@@ -20,9 +20,27 @@ assert not loaded, loaded
 """
 
 
-def run(script: str) -> None:
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+TRAIN = """
+import sys
+from lightning.pytorch import Trainer, seed_everything
+from redaes.data.modules import ComparativeData
+from redaes.models.vlm import Backbone
+from redaes.training.base import Optimisation
+from redaes.training.sft import ComparativeSFT
+folder, dataset, checkpoint = sys.argv[1:]
+seed_everything(1, verbose=False)
+module = ComparativeSFT(Backbone(checkpoint, gradient_checkpointing=True), Optimisation(lr=3e-3, warmup=0.0))
+trainer = Trainer(default_root_dir=folder, max_steps=2, accelerator="cpu", logger=False, limit_val_batches=0,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+trainer.fit(module, ComparativeData(dataset, batch_size=4))
+print(float(trainer.callback_metrics["train/loss"]))
+"""
+
+
+def run(script: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", script, *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_score_needs_no_compiler_no_sharding_and_no_losses_of_detectors():
@@ -108,6 +126,15 @@ assert isinstance(layer.weight.grad, DTensor)
 torch.distributed.destroy_process_group()
 """
     )
+
+
+def test_a_process_that_has_scored_trains_as_one_that_has_not(tmp_path):
+    from benchmarks.resume import write_dataset, write_model
+
+    given = [str(tmp_path), str(write_dataset(tmp_path / "data")), str(write_model(tmp_path / "model"))]
+    first, afterwards = run(TRAIN, *given), run(SCORED + TRAIN, *given)
+    assert float(first) > 0
+    assert first == afterwards
 
 
 def test_the_package_of_models_knows_all_that_it_would_have_read_itself():
