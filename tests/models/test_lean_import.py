@@ -128,6 +128,7 @@ torch.distributed.destroy_process_group()
     )
 
 
+@pytest.mark.slow
 def test_a_process_that_has_scored_trains_as_one_that_has_not(tmp_path):
     from benchmarks.resume import write_dataset, write_model
 
