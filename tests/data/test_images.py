@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
-from redaes.data.images import ImageError, list_images, open_image
+from redaes.data.images import ImageError, exif_of, list_images, open_image
 from redaes.decoding import as_seen
 from redaes.errors import UserError
 
@@ -290,3 +290,20 @@ def test_an_opened_image_is_taken_as_it_is_afterwards(tmp_path: Path) -> None:
     with Image.open(path) as lazily:
         assert as_seen(lazily, 32).size == (20, 32)
         assert lazily.size == (64, 40)
+
+
+@pytest.mark.parametrize("block", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + bytes(range(256))])
+def test_exif_that_cannot_be_read_is_none(tmp_path: Path, block: bytes) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=block)
+    assert exif_of(tmp_path / "a.jpg") == b""
+
+
+def test_exif_that_no_jpeg_can_hold_is_left_out(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "x" * 70_000
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", exif=exif)
+    assert exif_of(tmp_path / "a.png") == b""
+    exif[ExifTags.Base.ImageDescription] = "x" * 60_000
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", exif=exif)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.jpg", exif=exif_of(tmp_path / "a.png"))
+    assert len(exif_of(tmp_path / "b.jpg")) > 60_000

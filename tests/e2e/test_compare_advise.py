@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from tests.evaluation.pages import Page
 
 from redaes.sources.skimage_photos import SkimagePhotos
@@ -112,6 +112,23 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_is_made(folder
     refused = redaes("advise", "dark.png", "--apply", "procedural", "--html", "no/where.html", cwd=folder)
     assert refused.returncode == 2
     assert refused.stderr.strip() == "error: cannot write --html no/where.html: the folder no does not exist"
+
+
+def test_what_the_camera_wrote_stays_with_the_improved_photograph(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make], exif[ExifTags.Base.Orientation] = "A camera", 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FNumber] = 2.8
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    with Image.open(folder / "dark.png") as dark:
+        dark.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=exif, quality=95)
+    result = redaes("advise", "turned.jpg", "--apply", "procedural", "--output", "made", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    with Image.open(folder / "made" / "turned-improved.jpg") as improved, Image.open(folder / "dark.png") as dark:
+        assert improved.size == dark.size
+        found = improved.getexif()
+    assert (found[ExifTags.Base.Make], found[ExifTags.Base.Orientation]) == ("A camera", 1)
+    assert found.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FNumber] == pytest.approx(2.8)
+    assert found.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")

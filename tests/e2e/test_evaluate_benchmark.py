@@ -172,6 +172,19 @@ def test_a_file_in_the_place_of_the_folder_is_named_in_a_line(ava: Path, tmp_pat
     assert re.search(r"^error: .*cannot write .*kept/ava/.*: Not a directory$", errors.splitlines()[-1])
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_an_image_is_scored(ava: Path, tmp_path: Path, capsys) -> None:
+    kept, page = tmp_path / "kept", tmp_path / "page.html"
+    page.mkdir()
+    words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(kept))
+    code, found, errors = run(capsys, *words, "--html", str(page))
+    assert (code, found, kept.exists()) == (2, [], False)
+    assert errors.splitlines() == [f"error: cannot write --html {page}: is a folder"]
+    (tmp_path / "file").write_text("")
+    code, _, errors = run(capsys, *words, "--html", str(tmp_path / "file" / "page.html"))
+    assert (code, kept.exists()) == (2, False)
+    assert re.fullmatch(r"error: cannot write --html .*: (Not a directory|File exists)", errors.strip())
+
+
 def test_the_logistic_curve_is_fitted_when_it_is_asked_for(ava: Path, tmp_path: Path, capsys) -> None:
     words = ("--benchmark", "ava", "--root", str(ava), "--predictions", str(tmp_path / "kept"))
     _, (plain,), _ = run(capsys, *words)

@@ -133,6 +133,8 @@ def test_other_mistakes_are_one_line_too(nano: Scorer, tmp_path: Path) -> None:
         nano.compare_pairs([(PHOTOGRAPHS[0], PHOTOGRAPHS[1]), (np.zeros(3), PHOTOGRAPHS[1])])
     with pytest.raises(UserError, match="the instruction of edit 0 is ' '; it must say what to do"):
         nano.predict_edit(PHOTOGRAPHS[0], " ")
+    with pytest.raises(UserError, match=r"the instruction of edit 0 is 'Blur \\ud800'; it must say what to do"):
+        nano.predict_edit(PHOTOGRAPHS[0], "Blur \ud800")
 
 
 def test_a_failure_leaves_the_scorer_usable(nano: Scorer) -> None:

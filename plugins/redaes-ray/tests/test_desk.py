@@ -44,8 +44,8 @@ actions = st.lists(
 class LoggedAdmission(Admission):
     """Writes down who was admitted when."""
 
-    def __init__(self, budget: int | None) -> None:
-        super().__init__(4, LIMITS, RETRIES, budget=budget, currency="USD")
+    def __init__(self, budget: int | None, limits: dict[str, LimitSettings]) -> None:
+        super().__init__(4, limits, RETRIES, budget=budget, currency="USD")
         self.log: list[tuple[float, Request]] = []
 
     def admit(self, now: float) -> list[Request]:
@@ -67,8 +67,8 @@ class Process:
 class World:
     """Processes, a bad network, and the desk, under a fake clock."""
 
-    def __init__(self, budget: int | None) -> None:
-        self.admission = LoggedAdmission(budget)
+    def __init__(self, budget: int | None, limits: dict[str, LimitSettings]) -> None:
+        self.admission = LoggedAdmission(budget, limits)
         self.desk = Desk(self.admission)
         self.now = 1000.0
         self.lives = itertools.count()
@@ -117,7 +117,9 @@ class World:
         request = process.flying.pop(index % len(process.flying))
         cost = int(share * request.cost)
         self.paid += cost
-        process.mail.leave(request, outcome, int(share * request.tokens), cost, 0.0)
+        heir = process.mail.leave(request, outcome, int(share * request.tokens), cost, 0.0)
+        if heir is not None:
+            process.flying.append(heir)
 
     def die(self, name: str) -> None:
         process = self.living[name]
@@ -149,7 +151,10 @@ class World:
         counted = [p for p in [*self.living.values(), *self.dead] if p.member.session not in self.buried]
         flying = [request.endpoint for process in counted for request in process.flying]
         assert len(flying) <= self.admission.in_flight <= 4
-        assert flying.count("a") <= 3
+        assert all(
+            flying.count(name) <= limits.in_flight for name, limits in self.admission.limits.items() if limits.in_flight
+        )
+        assert all(process.mail.in_flight == len(process.flying) for process in self.living.values())
         if self.admission.budget is not None:
             perhaps = sum(request.cost for process in self.living.values() for request in process.flying)
             assert self.paid + perhaps <= self.admission.budget
@@ -177,9 +182,9 @@ class World:
 
 
 @settings(max_examples=150, deadline=None)
-@given(actions, st.one_of(st.none(), st.integers(0, 300)))
-def test_no_network_and_no_death_goes_over_a_limit_or_the_budget_and_nobody_is_forgotten(events, budget):
-    world = World(budget)
+@given(actions, st.one_of(st.none(), st.integers(0, 300)), st.sampled_from([LIMITS, {}]))
+def test_no_network_and_no_death_goes_over_a_limit_or_the_budget_and_nobody_is_forgotten(events, budget, limits):
+    world = World(budget, limits)
     for event in events:
         world.act(event)
     for _ in range(1000):
@@ -194,6 +199,8 @@ def test_no_network_and_no_death_goes_over_a_limit_or_the_budget_and_nobody_is_f
     assert world.admission.in_flight == world.admission.reserved == 0
     assert not world.admission.waiting()
     assert world.paid <= world.admission.spent
+    if not limits:
+        return
     assert world.most_in_a_window("a", 60, lambda request: 1) <= 7
     assert world.most_in_a_window("a", 60, lambda request: request.charges[1].amount) <= 100
     assert world.most_in_a_window("b", 120, lambda request: 1) <= 1
@@ -216,6 +223,63 @@ def test_a_letter_that_comes_twice_happens_once():
     assert office.standing()[:3] == (1, 0, 5)
     assert office.news("s", 0)[:3] == (3, 0, (1, 2))
     assert office.news("s", 1)[:3] == (3, 1, (2,))
+
+
+def correspond(office: Desk, mail: Mailbox) -> list[Request]:
+    """One letter and its answer."""
+    office.receive(mail.letter(), 0.0)
+    office.advance(0.0)
+    return mail.read(office.news(mail.session, mail.heard))
+
+
+def asking(office: Desk, name: str, calls: int) -> tuple[Mailbox, list[Request]]:
+    """A process that asks so often, and what it may ask at once."""
+    office.join(Member(name, name), 0.0)
+    mail = Mailbox(name)
+    for _ in range(calls):
+        mail.enter(Request("a"))
+    return mail, correspond(office, mail)
+
+
+def test_a_process_hands_on_its_places_up_to_its_share_and_the_rest_goes_to_whoever_waits_longest():
+    office = desk(in_flight=4)
+    first, flying = asking(office, "first", 10)
+    second, others = asking(office, "second", 10)
+    assert (len(flying), len(others), second.share) == (4, 0, 2)
+    correspond(office, first)
+    heirs = [first.leave(request, Outcome.ANSWERED, 0, 0, 0.0) for request in flying]
+    assert [heir is not None for heir in heirs] == [False, False, True, True]
+    correspond(office, first)
+    correspond(office, second)
+    # The second has waited no longer than the first, whose calls are ahead of its own in the line.
+    assert (first.in_flight, second.in_flight, office.standing().in_flight) == (4, 0, 4)
+
+
+def test_a_call_that_was_admitted_and_has_inherited_a_place_has_one_place():
+    office = desk(in_flight=2)
+    first, flying = asking(office, "first", 3)
+    assert first.leave(flying[0], Outcome.ANSWERED, 0, 0, 0.0) is not None
+    # Before this is known at the desk, it admits that call by itself.
+    office.admission.most = 3
+    office.advance(0.0)
+    assert correspond(office, first) == []
+    assert office.standing()[:2] == (first.in_flight, 0) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "outcome"),
+    [
+        ({"budget": 100}, Outcome.ANSWERED),
+        ({"limits": LIMITS}, Outcome.ANSWERED),
+        ({}, Outcome.FAILED),
+    ],
+)
+def test_where_more_counts_than_how_many_are_in_flight_every_place_goes_back_to_the_desk(settings, outcome):
+    office = desk(**settings)
+    mail, flying = asking(office, "one", 5)
+    assert mail.leave(flying[0], outcome, 0, 0, 0.0) is None
+    correspond(office, mail)
+    assert mail.share == (0 if settings or outcome is Outcome.FAILED else 2)
 
 
 def test_what_a_dead_process_had_in_flight_is_given_back_and_counts_as_spent():

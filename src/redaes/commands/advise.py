@@ -164,6 +164,7 @@ def _document(image: str, model: str, advice: "Sequence[Advice]", attempts: "Seq
 
 def _save(folder: Path, source: Path, photograph: "Image", attempts: "Sequence[Attempt]") -> dict[str, Any]:
     """The improved photograph and the strip, if any edit was kept; their paths, by name."""
+    from redaes.data.images import exif_of
     from redaes.inference.listing import display_path
     from redaes.inference.strip import strip
 
@@ -175,7 +176,7 @@ def _save(folder: Path, source: Path, photograph: "Image", attempts: "Sequence[A
     edited = [(attempt.edited, _caption(attempt)) for attempt in kept if attempt.edited is not None]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        edited[-1][0].save(improved, quality=95)
+        edited[-1][0].save(improved, quality=95, exif=exif_of(source))
         strip([(photograph, "before"), *edited]).save(drawn, quality=90)
     except OSError as error:
         raise UserError(f"cannot write into --output {folder}: {error.strerror or error}") from error

@@ -93,6 +93,8 @@ def evaluate(
             raise UserError(f"--{name} is {value}; it must be at least 1")
     if list:
         return _list(root or [], format)
+    if html:
+        _make_room(Path(html))
     if benchmark or config or all:
         from redaes.evaluation.matrix import Settings, shard_of
         from redaes.evaluation.processes import device_names
@@ -196,6 +198,17 @@ def _on_benchmarks(
     if html and results:
         _page(folder, html, [benchmark.name for benchmark in benchmarks])
     return int(faults > 0)
+
+
+def _make_room(page: Path) -> None:
+    """For a page, before the work for it is done."""
+    from redaes.evaluation.html import refuse_unwritable
+
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write --html {page}: {error.strerror or error}") from error
+    refuse_unwritable(page)
 
 
 def _page(folder: Path, html: str, names: Sequence[str] | None = None) -> int:

@@ -29,6 +29,9 @@ IMAGE_SUFFIXES = frozenset(
 MAX_BYTES = 1 << 30
 """No file larger than this is read whole; at the cap on pixels, even an uncompressed image of 16 bits is smaller."""
 
+MAX_EXIF = 65_533
+"""Bytes that a JPEG's segment has room for."""
+
 
 class ImageError(UserError):
     """An image that cannot be used. The message is one line that begins with its path.
@@ -111,6 +114,30 @@ def image_size(file: Path | bytes, name: str) -> tuple[int, int]:
     if width * height > MAX_PIXELS:
         raise ImageError(name, f"is {width} x {height} pixels, above the limit of {MAX_PIXELS / 1e6:.3g} megapixels")
     return width, height
+
+
+def exif_of(path: str | Path) -> bytes:
+    """What the camera wrote into a photograph, for a JPEG that is made of it.
+
+    Args:
+        path: an image that `open_image` has opened.
+
+    Returns:
+        An EXIF block in which the picture is upright, without the camera's thumbnail; empty if there is none, it cannot
+        be read, or a JPEG cannot hold it.
+    """
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(path) as opened:
+            exif = opened.getexif()
+            if not exif:
+                return b""
+            exif[ExifTags.Base.Orientation] = 1
+            written = exif.tobytes()
+    except Exception:  # as in decoding: hostile bytes make decoders raise almost anything; the picture itself is sound
+        return b""
+    return written if len(written) <= MAX_EXIF else b""
 
 
 def read_image_file(path: Path) -> bytes:

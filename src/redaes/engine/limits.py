@@ -252,6 +252,18 @@ class Admission:
             self._waiting[endpoint.name] = endpoint
         return request
 
+    def counts_only(self) -> bool:
+        """Whether only the number of calls in flight decides who may go: no limit of an endpoint, budget or failure."""
+        failing = any(endpoint.breaker.failures for endpoint in self.endpoints.values())
+        return not (self.stopped or self.limits or failing) and self.budget is None
+
+    def prefer(self, request: Request, now: float) -> None:
+        """Let one go ahead before those that came earlier: it has the place of a call that has just ended."""
+        endpoint = self.endpoints[request.endpoint]
+        endpoint.queue.remove(request)
+        endpoint.queue.appendleft(request)
+        self._take(endpoint, now)
+
     def _affords(self, request: Request) -> bool:
         """Whether the budget bears the largest cost beside what calls in flight may cost; they may turn out cheaper."""
         if self.budget is None or not request.cost:

@@ -215,7 +215,7 @@ class Scorer:
         asked: list[Asked] = []
         for number, edit in enumerate(edits):
             image, instruction = _two(edit, f"edit {number}", "an image and an instruction")
-            if not isinstance(instruction, str) or not instruction.strip():
+            if not isinstance(instruction, str) or not instruction.strip() or not _is_unicode(instruction):
                 raise UserError(f"the instruction of edit {number} is {instruction!r}; it must say what to do")
             asked.append(([(f"edit {number}", image)], render("predict_edit", instruction)))
         return [combined([_difference(text) for text in texts]) for texts in self._answers(asked)]
@@ -317,6 +317,15 @@ def _in_both_orders(texts: Sequence[str], swapped_texts: Sequence[str]) -> Diffe
         std=statistics.stdev(values) if len(values) > 1 else None,
         disagreement=abs(statistics.fmean(a + b for a, b in numbers)) / 2 if numbers else None,
     )
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it: a string may have half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _two(item: Any, name: str, what: str) -> tuple[Any, Any]:

@@ -2,17 +2,14 @@
 
 import logging
 import os
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from redaes.errors import UserError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def join(address: str | None = None) -> None:
@@ -67,22 +64,24 @@ def enter_folder(folder: str) -> None:
 
 
 def over_blocks(
-    blocks: Iterable["pa.Table"], worker: type, settings: Mapping[str, Any], **how: Any
+    rows: Sequence[Mapping[str, Any]], count: int, worker: type, settings: Mapping[str, Any], **how: Any
 ) -> Generator[Any, None, None]:
-    """What workers make of blocks, block by block, in the order of the blocks.
+    """What workers make of rows, block by block, in the order of the rows.
 
     Ray Data starts a worker anew that has died, anywhere, and gives it the same block again.
 
     Args:
-        blocks: Arrow tables.
+        rows: that become Arrow tables.
+        count: of the blocks; they are of the same size, or one row longer.
         worker: a class; an instance is called with a table and returns one.
         settings: of its constructor.
         how: of `ray.data.Dataset.map_batches`, such as `compute` and `num_gpus`.
     """
-    from ray.data import from_arrow
+    from ray.data import from_items
 
     prepare_data()
-    made = from_arrow(list(blocks)).map_batches(
+    # Not from_arrow, which starts a process on the cluster to look at tables that were made here.
+    made = from_items(list(rows), override_num_blocks=count).map_batches(
         worker,
         batch_size=None,
         batch_format="pyarrow",

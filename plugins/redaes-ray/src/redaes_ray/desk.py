@@ -7,6 +7,11 @@ Neither end owns a thread, a clock or a connection, so the promises can be teste
 and Ray are in redaes_ray.limiter. A letter holds every event that is not known to have arrived, an answer every
 admission that is not, and both are numbered. So either may be lost, repeated or overtaken, and nothing counts twice.
 
+Where nothing is limited but the number of calls in flight, the place of a call that ends need not travel to the desk
+and back: the process hands it on to the next call of its own that waits, and says so. It may do so while it has no more
+in flight than its share, the limit over the processes that ask; what it has beyond that, the desk gives to whoever
+waits longest.
+
 When a process dies, its places are free again. What it had asked stays counted in the rates, and as spent at the most
 it may cost: perhaps it was paid, and the budget is never crossed. It is then bought again by whoever does the work.
 """
@@ -38,13 +43,14 @@ class Enter(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """An admitted call is over; see `Admission.settle`."""
+    """An admitted call is over, see `Admission.settle`; `heir` is the call that has its place now, 0 if none."""
 
     call: int
     outcome: Outcome
     tokens: int
     cost: int
     retry_after: float
+    heir: int = 0
 
 
 class Withdraw(NamedTuple):
@@ -100,12 +106,14 @@ class News(NamedTuple):
         first: number of the first admission here.
         admitted: numbers of calls.
         stopped: why nothing more is asked; empty while it is.
+        share: up to how many calls in flight the process may hand on their places.
     """
 
     seen: int
     first: int
     admitted: tuple[int, ...]
     stopped: str
+    share: int = 0
 
 
 class Mailbox:
@@ -114,6 +122,8 @@ class Mailbox:
     def __init__(self, session: str) -> None:
         self.session = session
         self.waiting: dict[int, Request] = {}
+        self.in_flight = 0
+        self.share = 0
         self.heard = 0
         self._events: list[Event] = []
         self.first = 0
@@ -127,14 +137,24 @@ class Mailbox:
         self.waiting[self._calls] = request
         self._events.append(Enter(self._calls, request.endpoint, request.label, request.tokens, request.cost))
 
-    def leave(self, request: Request, outcome: Outcome, tokens: int, cost: int, retry_after: float) -> None:
-        """An admitted call is over."""
-        self._events.append(Leave(self._numbers.pop(request), outcome, tokens, cost, retry_after))
+    def leave(self, request: Request, outcome: Outcome, tokens: int, cost: int, retry_after: float) -> Request | None:
+        """An admitted call is over.
+
+        Returns:
+            A call that may be made now, in its place.
+        """
+        self.in_flight -= 1
+        heir = 0
+        if outcome is Outcome.ANSWERED and self.in_flight < self.share:
+            heir = next(iter(self.waiting), 0)
+        self._events.append(Leave(self._numbers.pop(request), outcome, tokens, cost, retry_after, heir))
+        return self._admit(heir) if heir else None
 
     def withdraw(self, request: Request) -> None:
         """A call will not be made after all, whether it is admitted or not."""
         number = self._numbers.pop(request)
-        self.waiting.pop(number, None)
+        if self.waiting.pop(number, None) is None:
+            self.in_flight -= 1
         self._events.append(Withdraw(number))
 
     def stop(self, reason: str) -> None:
@@ -156,10 +176,14 @@ class Mailbox:
         self.first += arrived
         fresh = news.admitted[max(self.heard - news.first, 0) :]
         self.heard += len(fresh)
-        admitted = [self.waiting.pop(call) for call in fresh if call in self.waiting]
-        for request in admitted:
-            request.admitted = True
-        return admitted
+        self.share = news.share
+        return [self._admit(call) for call in fresh if call in self.waiting]
+
+    def _admit(self, call: int) -> Request:
+        request = self.waiting.pop(call)
+        request.admitted = True
+        self.in_flight += 1
+        return request
 
 
 @dataclass(slots=True, eq=False)
@@ -238,8 +262,11 @@ class Desk:
                 call = _Call(endpoint, label, tokens, cost, number=number, session=present.member.session)
                 present.calls[number] = call
                 self.admission.queue(call)
-            case Leave(number, outcome, tokens, cost, retry_after):
+            case Leave(number, outcome, tokens, cost, retry_after, heir):
                 self.admission.settle(present.calls.pop(number), now, outcome, tokens, cost, retry_after)
+                # If the heir has been admitted meanwhile, it needs no second place.
+                if heir and not present.calls[heir].admitted:
+                    self.admission.prefer(present.calls[heir], now)
             case Withdraw(number):
                 self.admission.withdraw(present.calls.pop(number), now)
             case Stop(reason):
@@ -278,7 +305,12 @@ class Desk:
             present.first += 1
         present.sent = present.admitted
         present.told = bool(self.admission.stopped)
-        return News(present.seen, present.first, tuple(present.news), self.admission.stopped)
+        return News(present.seen, present.first, tuple(present.news), self.admission.stopped, self._share())
+
+    def _share(self) -> int:
+        """Up to how many calls in flight a process may hand on their places; 0 where more than their number counts."""
+        asking = sum(bool(present.calls) for present in self._present.values())
+        return self.admission.most // max(asking, 1) if self.admission.counts_only() else 0
 
     def stop(self, reason: str) -> None:
         """Let nobody go ahead any more. The first reason stays."""

@@ -6,8 +6,9 @@
 
 Letters and news go over a connection of their own between the two processes, which takes less of the processor than
 method calls of the actor. Events travel in batches that form by themselves: the next letter leaves when the last was
-acknowledged, at the earliest `GATHER_S` later. Joining, blocks of sources and the driver's view are methods of the
-actor. A connection that breaks is made again; letters are numbered, so that nothing counts twice.
+acknowledged, at the earliest `GATHER_S` later, and `UNHURRIED_S` later where nobody waits for an answer to it. Joining,
+blocks of sources and the driver's view are methods of the actor. A connection that breaks is made again; letters are
+numbered, so that nothing counts twice.
 
 A process whose gate has been silent for `SUSPICIOUS_S` is looked up in Ray's own tables. If Ray says that it has
 ended, or its node has, its calls are given back as redaes_ray.desk tells. One that is only slow keeps its places.
@@ -44,6 +45,7 @@ from redaes_ray.desk import Desk, Letter, Mailbox, Member, News
 log = logging.getLogger(__name__)
 
 GATHER_S = 0.005
+UNHURRIED_S = 0.05
 PULSE_S = 1.0
 SUSPICIOUS_S = 3.0
 # Where Ray's tables say nothing. Longer than any pause of a process that lives.
@@ -382,7 +384,9 @@ class RemoteGate:
         with self._lock:
             self._check()
             self._mail.enter(request)
-            self._send()
+            # A process that has its share waits for a call of its own to end.
+            if not 0 < self._mail.share <= self._mail.in_flight:
+                self._send()
         request.wake.acquire()
         with self._lock:
             if self._stopped:
@@ -393,8 +397,11 @@ class RemoteGate:
     def leave(self, request: Request, outcome: Outcome, tokens: int = 0, cost: int = 0, retry_after: float = 0) -> None:
         """The call is over; see `Admission.settle`. This neither waits nor fails."""
         with self._lock:
-            self._mail.leave(request, outcome, tokens, cost, retry_after)
-            self._send()
+            heir = self._mail.leave(request, outcome, tokens, cost, retry_after)
+            if heir is None:
+                self._send()
+            else:
+                _wake(heir)
 
     def pause(self, seconds: float) -> None:
         """Wait, or until everything stops.
@@ -459,7 +466,7 @@ class RemoteGate:
     def close(self) -> None:
         """This process will not ask any more. What is in flight counts as paid for."""
         with self._written:
-            self._closing = True
+            self._closing = self._unsent = True
             self._written.notify_all()
         self._writer.join()
         with suppress(Stopped):
@@ -519,20 +526,22 @@ class RemoteGate:
 
     def _write(self) -> None:
         """Send what happens here, and a sign of life now and then, until this closes and everything has arrived."""
-        pulse = 0.0
+        pulse = unhurried = 0.0
         while True:
             with self._written:
-                self._written.wait_for(self._may_write, timeout=PULSE_S)
+                self._written.wait_for(self._may_write, timeout=UNHURRIED_S if self._mail.share else PULSE_S)
                 letter, now = self._mail.letter(), time.monotonic()
                 if self._ended or (self._closing and not letter.events):
                     return
                 beat = now >= pulse
-                if not beat and (not self._unsent or self._unacknowledged > letter.first):
+                due = self._unsent or (letter.events and now >= unhurried)
+                if not beat and (not due or self._unacknowledged > letter.first):
                     continue
                 self._unsent = False
                 self._unacknowledged = letter.first + len(letter.events)
                 connection = self._connection
             pulse = now + PULSE_S if beat else pulse
+            unhurried = now + UNHURRIED_S
             with suppress(OSError):  # the listener notices too, and connects anew
                 connection.sendall(_frame((letter, self.figures() if beat else None)))
             time.sleep(GATHER_S)

@@ -35,7 +35,6 @@ from redaes_ray.parts import (
     CLOCK,
     HASH,
     Kind,
-    NotOurs,
     Part,
     Place,
     Run,
@@ -311,7 +310,13 @@ class Log:
             Missing: the file is gone.
             UserError: it is damaged, or cannot be read.
         """
-        return self._decode(name, self.storage.read(name), lambda file: file.read(columns=columns))
+
+        def read(file: Any) -> Any:
+            table = file.read(columns=columns)
+            table.validate(full=True)  # damage may have made text of it that is none
+            return table
+
+        return self._decode(name, self.storage.read(name), read)
 
     def _decoded(self, name: str, read: Callable[[Any], T], metadata: Any = None) -> T:
         """What `read` takes from a file of which not all is needed."""
@@ -327,7 +332,7 @@ class Log:
     def _decode(self, name: str, data: bytes, read: Callable[[Any], T]) -> T:
         try:
             return read(parquet_of(self.kind, pa.BufferReader(data)))
-        except (OSError, NotOurs, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             what = " ".join(str(error).split())[:200]
             raise Damaged(
                 f"{self.storage.where(name)} is damaged ({what}); move it out of the ledger and run the same command "
@@ -386,10 +391,11 @@ class Log:
             clock = max(self._clock, self._upto) + 1
             part = Part.at(f"{self.prefix}/new", self._writer, self._upto, clock)
             table = table_of(self.kind, entries, self._writer, clock)
-            data = to_parquet(self.kind, table)
+            data = to_parquet(self.kind, table, lasting=False)
             self.storage.write(part.name, data)
             self._upto = clock
-            self._put_since = added([*self._put_since, *sums_of(self.kind, table)])
+            if _summed(self.kind):
+                self._put_since = added([*self._put_since, *map(_total_of, entries)])
             self._own.append(_Own(part, 0, len(data)))
             with self._lock:
                 self._clock = max(self._clock, clock)
@@ -526,6 +532,10 @@ def sums_of(kind: Kind, table: Any) -> list[Total]:
     sums = table.group_by(list(BY)).aggregate(wanted)
     names = (*BY, "role_count", *(f"{name}_sum" for name in SUMMED))
     return [Total(*values) for values in zip(*(sums.column(name).to_pylist() for name in names), strict=True)]
+
+
+def _total_of(entry: Entry) -> Total:
+    return Total._make((*(entry.fields[name] for name in BY), 1, *(entry.fields[name] for name in SUMMED)))
 
 
 def added(totals: Iterable[Total]) -> list[Total]:

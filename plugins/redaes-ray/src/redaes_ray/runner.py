@@ -35,7 +35,7 @@ from redaes_ray.cluster import join, machines, over_blocks, resources
 from redaes_ray.ledger import BlockLedger
 from redaes_ray.limiter import Limiter, RemoteGate
 from redaes_ray.pools import start_pools
-from redaes_ray.worker import Assignment, SourceWorker, to_block, to_outcomes
+from redaes_ray.worker import Assignment, SourceWorker, to_outcomes, to_row
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -146,7 +146,8 @@ class RayRunner:
         )
         size = self.block or min(64, max(1, math.ceil(len(jobs) / (2 * BLOCKS_AT_ONCE * workers))))
         blocks = over_blocks(
-            (to_block(some) for some in _parts(jobs, size)),
+            [to_row(job) for job in jobs],
+            math.ceil(len(jobs) / size),
             SourceWorker,
             {"assignment": assignment},
             compute=_pool(workers, BLOCKS_AT_ONCE),
@@ -225,10 +226,6 @@ class DriversGate(RemoteGate):
 
 def _call(job: Callable[[T], R], item: T) -> R:
     return job(item)
-
-
-def _parts(items: list[T], size: int) -> Iterator[list[T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _pool(workers: int, blocks: int) -> Any:

@@ -147,17 +147,9 @@ class SourceWorker:
             self.gate.end_source(source.id)
 
 
-def to_block(jobs: "list[Job]") -> "pa.Table":
-    """Sources as an Arrow table."""
-    import pyarrow as pa
-
-    return pa.table(
-        {
-            "source": [job.source.model_dump_json() for job in jobs],
-            "pair": [job.pair for job in jobs],
-            "group": [job.group for job in jobs],
-        }
-    )
+def to_row(job: Job) -> dict[str, Any]:
+    """A source as a row of an Arrow table."""
+    return {"source": job.source.model_dump_json(), "pair": job.pair, "group": job.group}
 
 
 def to_jobs(block: "pa.Table") -> list[Job]:
