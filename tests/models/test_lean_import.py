@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from redaes.models.lean_import import TRIED, release
 
 UNUSED = ("scipy.optimize", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint", "accelerate")
 SCORED = f"""
@@ -161,3 +164,24 @@ def test_a_version_that_looks_for_its_models_in_another_way_is_left_to_itself(lo
     from redaes.models.lean_import import _remembered
 
     assert _remembered(look, Path("models")) == {}
+
+
+def test_other_releases_import_everything():
+    run(
+        f"""
+import importlib.metadata, sys
+real = importlib.metadata.version
+importlib.metadata.version = lambda name: "5.99.1" if name == "transformers" else real(name)
+import numpy as np
+from redaes import Scorer
+from redaes.importing import is_imported
+(score,) = Scorer("nano", device="cpu").score([np.full((64, 64, 3), 99, np.uint8)])
+assert score.value is not None
+assert all(is_imported(name) for name in {UNUSED[1:]})
+"""
+    )
+
+
+def test_the_installed_releases_are_among_those_that_were_tried():
+    for library, releases in TRIED.items():
+        assert release(version(library)) in releases, f"run this file's tests, and add {library} to TRIED"

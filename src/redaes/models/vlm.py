@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,7 +169,7 @@ def open_model(
             quantisation without an adapter or without bitsandbytes.
     """
     path = checkpoint_path(backbone.path)
-    with lean():
+    with nullcontext() if inference_on is None else lean():  # a training may compile and shard
         model, processor = _opened(path, backbone, empty, inference_on)
     if inference_on is not None:
         model = model if backbone.quantization != "none" else model.to(inference_on)
