@@ -1,5 +1,7 @@
 """The command line: light, forgiving in form, and one line long when something is wrong."""
 
+import atexit
+import gc
 import json
 import subprocess
 import sys
@@ -350,3 +352,11 @@ def test_classes_of_libraries_keep_their_form() -> None:
     logger = {"class_path": "CSVLogger", "init_args": {"save_dir": "x"}}
     dotted = {"class_path": "my.Reward", "init_args": {"a": 1}}
     assert plain_plugins([logger, dotted]) == [logger, dotted]
+
+
+@pytest.mark.parametrize(("words", "quickly"), [(["score", "none.jpg"], True), (["plugins", "list"], False)])
+def test_a_command_that_answers_ends_without_a_last_look_for_garbage(words, quickly, monkeypatch):
+    registered = []
+    monkeypatch.setattr(atexit, "register", lambda function, *args, **kwargs: registered.append(function) or function)
+    main(words)
+    assert (gc.freeze in registered) == quickly

@@ -9,13 +9,15 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from redaes.errors import UserError
-from redaes.importing import deferred, uncollected
+from redaes.importing import uncollected
 from redaes.models.adapters import adapt, keep_quantised, merged_state, quantisation_config
+from redaes.models.lean_import import lean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -148,16 +150,6 @@ def open_processor(path: str, image_size: int | None) -> "VisionTextProcessor":
     return VisionTextProcessor.from_pretrained(path, image_size)
 
 
-def import_transformers() -> None:
-    """Import what every model of transformers is made of, without scipy.
-
-    Losses for object detection come along and take one function of scipy.optimize, whose import is a quarter of a
-    second that nothing here has use for.
-    """
-    with deferred("scipy.optimize", "linear_sum_assignment"):
-        import transformers.modeling_utils  # noqa: F401
-
-
 @uncollected()
 def open_model(
     backbone: Backbone, *, empty: bool = False, inference_on: str | None = None
@@ -176,23 +168,11 @@ def open_model(
         UserError: not a checkpoint, or one of another kind; an image size that the model cannot take unresampled;
             quantisation without an adapter or without bitsandbytes.
     """
-    import_transformers()
-    from transformers.utils import logging
-
-    from redaes.models.patches import embed_whole_patches
-
     path = checkpoint_path(backbone.path)
-    usable = backbone.lora is not None or inference_on is not None
-    quantisation = quantisation_config(backbone.quantization, backbone.dtype, adapted=usable)
-    logging.disable_progress_bar()
-    try:
-        model: Any = _empty(path, backbone) if empty else _loaded(path, backbone, quantisation, inference_on)
-        processor = open_processor(path, backbone.image_size)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot open the model {backbone.path!r}: {str(error).strip().splitlines()[0]}") from error
-    embed_whole_patches(model)
+    with nullcontext() if inference_on is None else lean():  # a training may compile and shard
+        model, processor = _opened(path, backbone, empty, inference_on)
     if inference_on is not None:
-        model = model if quantisation is not None else model.to(inference_on)
+        model = model if backbone.quantization != "none" else model.to(inference_on)
         return model.requires_grad_(False).eval(), processor
     if backbone.lora is not None:
         model = adapt(model, backbone.lora)
@@ -200,6 +180,23 @@ def open_model(
     if backbone.gradient_checkpointing:
         # The reentrant kind would lose the gradient behind inputs that need none (frozen ones).
         bare(model).activation_checkpointing_enable({"use_reentrant": False})
+    return model, processor
+
+
+def _opened(path: str, backbone: Backbone, empty: bool, inference_on: str | None) -> "tuple[Any, VisionTextProcessor]":
+    from transformers.utils import logging
+
+    from redaes.models.patches import embed_whole_patches
+
+    usable = backbone.lora is not None or inference_on is not None
+    quantisation = quantisation_config(backbone.quantization, backbone.dtype, adapted=usable)
+    logging.disable_progress_bar()
+    try:
+        model = _empty(path, backbone) if empty else _loaded(path, backbone, quantisation, inference_on)
+        processor = open_processor(path, backbone.image_size)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot open the model {backbone.path!r}: {str(error).strip().splitlines()[0]}") from error
+    embed_whole_patches(model)
     return model, processor
 
 
