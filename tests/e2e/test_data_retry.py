@@ -36,6 +36,9 @@ def test_what_was_given_up_is_asked_again(tmp_path: Path) -> None:
     assert f"{left_out} sources are left out" in first.stderr
     assert "`redaes data retry out` asks again" in first.stderr.splitlines()[-1]
     assert "Traceback" not in first.stderr
+    told = [line for line in first.stderr.splitlines() if line.startswith("left out: source ")]
+    assert len(told) == min(left_out, 5)
+    assert all("judge-2" in line for line in told)
 
     again = redaes(tmp_path, "data", "build", "out", "--config", "data.yaml")
     assert again.returncode == 1, "a finished dataset that is not complete says so again"

@@ -111,6 +111,7 @@ def _build(config: "EngineConfig", output: Path, ledger: str, overwrite: bool) -
     """Build with a view of the progress; returns the exit code."""
     from redaes.commands.data_progress import Progress
     from redaes.engine.build import build as build_dataset
+    from redaes.sources.listing import printable
 
     progress = Progress()
     try:
@@ -122,6 +123,8 @@ def _build(config: "EngineConfig", output: Path, ledger: str, overwrite: bool) -
     counts = built.info["counts"]
     news = " (already built)" if built.already else ""
     print(f"{output}: {counts['sources']} sources, {counts['pairs']} pairs, {counts['groups']} groups{news}")
+    for reason in progress.reasons:
+        print(f"left out: {printable(reason)}", file=sys.stderr)
     if counts.get("incomplete"):
         print(
             f"{counts['incomplete']} sources are left out, for calls about them were given up; "

@@ -75,6 +75,11 @@ class Progress:
         """Sources done of all."""
         return f"{self._standing.done}/{self._standing.total}" if self._standing else "0/0"
 
+    @property
+    def reasons(self) -> list[str]:
+        """Why the first sources of this run were left out."""
+        return self._standing.reasons if self._standing else []
+
     def _findings(self, standing: "Standing") -> str:
         """What was made, left out and spent."""
         said = [f"{standing.funnel['pairs']} pairs", f"{standing.funnel['groups']} groups"]

@@ -45,6 +45,9 @@ from redaes.registry import PluginSpec, create, identity_of
 
 log = logging.getLogger(__name__)
 
+REASONS = 5
+"""Sources left out of which it is told why [ours]; the ledger has the others' calls."""
+
 
 @dataclass
 class Standing:
@@ -54,6 +57,7 @@ class Standing:
         total: sources.
         done: sources that are finished, those of earlier runs included.
         incomplete: sources of this run that a call which was given up leaves out.
+        reasons: of the first `REASONS` of them.
         funnel: of the finished sources that were looked at so far.
         calls: live figures of the calls.
     """
@@ -62,12 +66,15 @@ class Standing:
     done: int
     calls: Calls
     incomplete: int = 0
+    reasons: list[str] = field(default_factory=list)
     funnel: Counter[str] = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
         """One more source was worked on."""
         self.done += not outcome.incomplete
         self.incomplete += bool(outcome.incomplete)
+        if outcome.incomplete and len(self.reasons) < REASONS:
+            self.reasons.append(outcome.incomplete)
         self.funnel += outcome.funnel
 
 

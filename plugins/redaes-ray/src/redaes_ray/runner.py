@@ -140,7 +140,7 @@ class RayRunner:
             ledger=ledger.folder,
             known=ray.put(ledger.snapshot()),
             limiter=gate.limiter,
-            pools=start_pools(shop.crew, config, self.pools, folder),
+            pools=start_pools(shop.crew, config, self.pools, folder, self.cores),
             threads=math.ceil((config.flow.workers or 4 * config.flow.in_flight) / workers),
             folder=folder,
         )
