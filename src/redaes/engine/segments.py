@@ -73,7 +73,7 @@ def _digest(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
-def sync(path: Path) -> None:
+def sync(path: Path | str) -> None:
     """Make a file's content durable, or a folder's own entries: files created in it and renamed into it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

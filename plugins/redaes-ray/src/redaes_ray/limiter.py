@@ -45,7 +45,7 @@ from redaes_ray.desk import Desk, Letter, Mailbox, Member, News
 log = logging.getLogger(__name__)
 
 GATHER_S = 0.005
-UNHURRIED_S = 0.05
+UNHURRIED_S = 0.1
 PULSE_S = 1.0
 SUSPICIOUS_S = 3.0
 # Where Ray's tables say nothing. Longer than any pause of a process that lives.

@@ -226,7 +226,7 @@ class Run:
 
     def places(self, hash_: int) -> list[tuple[str, int]]:
         """File and position of each row of a hash."""
-        first = int(np.searchsorted(self.hashes, np.int64(hash_), "left"))
+        first = int(self.hashes.searchsorted(hash_))
         places = []
         while first < len(self.hashes) and self.hashes[first] == hash_:
             places.append((self.names[self.files[first]], int(self.rows[first])))

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -166,22 +166,13 @@ class Storage:
                 return
 
     def _write_locally(self, root: Path, name: str, data: bytes, durable: bool) -> None:
-        path, unfinished = root / name, root / UNFINISHED / _unique(name)
-        for folder in (path.parent, unfinished.parent):
-            if not folder.is_dir():
-                _make_durably(folder)
+        path, unfinished = os.path.join(root, name), os.path.join(root, UNFINISHED, _unique(name))
         try:
-            with unfinished.open("wb") as file:
-                file.write(data)
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
-        if durable:
-            sync(path.parent)
+            _put(unfinished, path, data, durable)
+        except FileNotFoundError:  # a folder is missing, which is seldom and is not looked for each time
+            for file in (path, unfinished):
+                _make_durably(Path(file).parent)
+            _put(unfinished, path, data, durable)
 
     def _make_room(self, path: str) -> None:
         if path not in self._known:
@@ -309,11 +300,30 @@ def _filesystem(scheme: str, url: str) -> Any:
 
 def _unique(name: str) -> str:
     """A name that no other thread or process gives to an unfinished file."""
-    return f"{PurePosixPath(name).name}.{os.getpid()}.{threading.get_ident()}.{next(_numbers)}"
+    return f"{name.rpartition('/')[2]}.{os.getpid()}.{threading.get_ident()}.{next(_numbers)}"
+
+
+def _put(unfinished: str, path: str, data: bytes, durable: bool) -> None:
+    """Write a file beside its place, and put it there."""
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(unfinished)
+        raise
+    if durable:
+        sync(os.path.dirname(path))
 
 
 def _make_durably(folder: Path) -> None:
     """Make a folder and those above it, each entry on the disk."""
+    if folder.is_dir():
+        return
     if not folder.parent.is_dir():
         _make_durably(folder.parent)
     folder.mkdir(exist_ok=True)
