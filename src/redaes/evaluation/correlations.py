@@ -13,7 +13,7 @@ METHOD section 4; the within-group measures are what the ranking reward of stage
 The computations are in `redaes.agreement.weighting`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -280,12 +280,28 @@ def resample(
     Returns:
         (1 + resamples,); all NaN if the statistic is not defined on the sample.
     """
+    return resample_all({"": statistic}, prediction, truth, clusters, resamples=resamples, seed=seed)[""]
+
+
+def resample_all(
+    statistics: Mapping[str, Statistic],
+    prediction: "ArrayLike",
+    truth: "ArrayLike",
+    clusters: Sequence[str] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Floats]:
+    """Several statistics on the same resamples, which are drawn once; see `resample`."""
     x, y = _checked(prediction, truth)
-    draw = statistic(x, y)
-    value = draw(np.ones((1, x.size)))
-    if np.isnan(value).any():
-        return np.full(1 + resamples, np.nan)
-    return np.concatenate([value, *(draw(weights) for weights in _resampled(x.size, clusters, resamples, seed))])
+    draws = {name: statistic(x, y) for name, statistic in statistics.items()}
+    values = {name: [draw(np.ones((1, x.size)))] for name, draw in draws.items()}
+    defined = [name for name, (value,) in values.items() if not np.isnan(value).any()]
+    for weights in _resampled(x.size, clusters, resamples, seed) if defined else ():
+        for name in defined:
+            values[name].append(draws[name](weights))
+    undefined = np.full(1 + resamples, np.nan)
+    return {name: np.concatenate(found) if name in defined else undefined for name, found in values.items()}
 
 
 def interval(values: Floats) -> Estimate:

@@ -24,7 +24,7 @@ from redaes.evaluation.correlations import (
     interval,
     pairwise_statistic,
     ratio,
-    resample,
+    resample_all,
     treat_failures,
     within_srcc_statistic,
 )
@@ -143,7 +143,8 @@ def bootstrap(
 ) -> Floats:
     """A measure on the sample and on its resamples, as of `correlations.resample`.
 
-    It is remembered: a scorer costs one bootstrap, however many others it is compared with afterwards.
+    All measures are made of the same resamples at once, and remembered: a scorer costs one bootstrap, however many
+    others it is compared with afterwards.
 
     Args:
         name: one of `measures_of(groups)`.
@@ -154,14 +155,16 @@ def bootstrap(
         seed: of the bootstrap.
     """
     labels = None if groups is None else tuple(groups)
-    return _bootstrap(name, x.tobytes(), y.tobytes(), labels, resamples, seed)
+    return _bootstrap(x.tobytes(), y.tobytes(), labels, resamples, seed)[name]
 
 
-@lru_cache(maxsize=128)
-def _bootstrap(name: str, x: bytes, y: bytes, groups: tuple[str, ...] | None, resamples: int, seed: int) -> Floats:
-    statistics = {**STATISTICS, "mae_fit": mae_after_fit, "pairwise_accuracy": all_pairs_accuracy}
-    statistic = statistics[name] if groups is None or name not in WITHIN else WITHIN[name](groups)
-    return resample(statistic, np.frombuffer(x), np.frombuffer(y), groups or None, resamples=resamples, seed=seed)
+@lru_cache(maxsize=32)
+def _bootstrap(x: bytes, y: bytes, groups: tuple[str, ...] | None, resamples: int, seed: int) -> dict[str, Floats]:
+    within = {} if groups is None else {name: make(groups) for name, make in WITHIN.items()}
+    known = {**STATISTICS, "mae_fit": mae_after_fit, "pairwise_accuracy": all_pairs_accuracy, **within}
+    wanted = {name: known[name] for name in measures_of(groups)}
+    pair = np.frombuffer(x), np.frombuffer(y)
+    return resample_all(wanted, *pair, groups or None, resamples=resamples, seed=seed)
 
 
 def _measure(
