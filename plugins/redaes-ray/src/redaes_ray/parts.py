@@ -138,20 +138,16 @@ def to_parquet(kind: Kind, table: Any, lasting: bool = True) -> bytes:
     return bytes(sink.getvalue())
 
 
-class NotOurs(ValueError):
-    """A file that is parquet has other columns than a log's."""
-
-
 def parquet_of(kind: Kind, source: Any, metadata: Any = None) -> Any:
     """A file, opened.
 
     Raises:
-        NotOurs: it has other columns.
+        ValueError: it has other columns than a log's.
         OSError, pyarrow.ArrowException: it is damaged, or no parquet.
     """
     file = pq.ParquetFile(source, metadata=metadata)
     if not file.schema_arrow.equals(kind.schema):
-        raise NotOurs("it has not the columns of this ledger's files")
+        raise ValueError("it has not the columns of this ledger's files")
     return file
 
 
