@@ -1,8 +1,7 @@
 """The command line: light, forgiving in form, and one line long when something is wrong."""
 
-import atexit
-import gc
 import json
+import os
 import subprocess
 import sys
 import time
@@ -354,9 +353,60 @@ def test_classes_of_libraries_keep_their_form() -> None:
     assert plain_plugins([logger, dotted]) == [logger, dotted]
 
 
-@pytest.mark.parametrize(("words", "quickly"), [(["score", "none.jpg"], True), (["plugins", "list"], False)])
-def test_a_command_that_answers_ends_without_a_last_look_for_garbage(words, quickly, monkeypatch):
-    registered = []
-    monkeypatch.setattr(atexit, "register", lambda function, *args, **kwargs: registered.append(function) or function)
-    main(words)
-    assert (gc.freeze in registered) == quickly
+ENDING = """
+import atexit, sys
+from redaes import cli
+class Lasting:
+    def __del__(self):
+        sys.stderr.write("taken apart")
+lasting = Lasting()
+lasting.itself = lasting
+sys.stdout.reconfigure(write_through=False)
+atexit.register(print, "cleaned up")
+def answer(words):
+    atexit.register(print, "cleaned up at last")
+    sys.stdout.write("answer ")
+    if "fault" in words:
+        raise ZeroDivisionError
+    return 3
+cli._dispatch = answer
+sys.argv[0] = "redaes"
+sys.exit(cli.process())
+"""
+
+
+def ended(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", ENDING, *words], check=False, capture_output=True, text=True)
+
+
+def test_a_command_that_answers_ends_without_taking_its_objects_apart() -> None:
+    done = ended("score", "a.jpg")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout == "answer cleaned up at last\n"  # what was registered before is not of the command's
+
+
+@pytest.mark.parametrize("words", [("fit", "a.yaml"), ("--help",), ()])
+def test_other_commands_end_as_processes_do(words: tuple[str, ...]) -> None:
+    done = ended(*words)
+    assert (done.returncode, done.stderr) == (3, "taken apart")
+    assert done.stdout == "answer cleaned up at last\ncleaned up\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback_and_ends_as_processes_do() -> None:
+    done = ended("score", "fault")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "taken apart" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["score", "a.jpg"], ["plugins", "list"]])
+def test_a_reader_that_has_gone_is_no_traceback(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    script = ENDING.replace('sys.stdout.write("answer ")', 'print("answer " * 9)')
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], check=False, stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert done.returncode == 1
+    assert "BrokenPipe" not in done.stderr

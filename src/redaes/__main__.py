@@ -2,7 +2,7 @@
 
 import sys
 
-from redaes.cli import main
+from redaes.cli import process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process())

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from transformers.utils import import_utils
 
-from redaes.models.lean_import import TRIED, release
+from redaes.models.lean_import import TRIED, _exports, release
 
 UNUSED = ("scipy.optimize", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint", "accelerate")
 SCORED = f"""
@@ -159,11 +161,47 @@ assert transformers.models._object_missing_backend == fresh._object_missing_back
     )
 
 
-@pytest.mark.parametrize("look", [None, lambda package: {}, lambda package, prefix: [], lambda _, prefix: {1: {}}])
-def test_a_version_that_looks_for_its_models_in_another_way_is_left_to_itself(look):
-    from redaes.models.lean_import import _remembered
+LINES = st.sampled_from(
+    [
+        "import os",
+        "",
+        "__all__ = ['a', \"b\"]",
+        "__all__ = [",
+        '    "c",',
+        "]",
+        "    __all__ = [1]",
+        "x = '__all__'",
+        "__all__",
+    ]
+)
 
-    assert _remembered(look, Path("models")) == {}
+
+@given(st.lists(LINES).map("\n".join))
+@example("__all__ = ['first']\n")
+def test_the_names_a_file_exports_are_read_from_its_end_as_from_the_whole(file):
+    assert read(_exports(file)) == read(file)
+
+
+def read(file: str) -> list[str] | type[Exception]:
+    try:
+        return import_utils.fetch__all__(file)
+    except Exception as error:
+        return type(error)
+
+
+def test_transformers_is_left_as_it_was():
+    run(
+        """
+from redaes.models.lean_import import lean
+with lean():
+    pass
+from transformers.utils import import_utils
+for name in ("fetch__all__", "create_import_structure_from_path"):
+    found = getattr(import_utils, name)
+    assert getattr(found, "__wrapped__", found).__module__ == import_utils.__name__
+assert import_utils.create_import_structure_from_path.cache_parameters()["maxsize"] == 128
+"""
+    )
 
 
 def test_other_releases_import_everything():

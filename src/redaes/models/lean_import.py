@@ -8,9 +8,8 @@ and shard. Versions of torch and transformers with which this was not tried impo
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import wraps
+from functools import cache, wraps
 from importlib.metadata import version
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -56,7 +55,7 @@ def lean() -> Iterator[None]:
         marks = {"disable": _disable, "allow_in_graph": _noted("allow_in_graph")}
         marks["assume_constant_result"] = _noted("assume_constant_result")
         stack.enter_context(deferred(DYNAMO, by=("transformers", "torch.compiler", "torch._compile"), instead=marks))
-        _import_models()
+        _import_transformers()
         import transformers.modeling_utils  # noqa: F401
 
         yield
@@ -67,43 +66,30 @@ def release(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _import_models() -> None:
-    """Import the package of all models without a second look through their thousands of files.
+def _import_transformers() -> None:
+    """Import transformers and its package of all models, which read some 1,700 files for the names they export.
 
-    transformers reads them all when it is imported itself, and remembers what it found under other names.
+    Twice, and each file is split into all its lines to find the last one that starts with `__all__`. Here only what
+    follows it is split, and a folder that was looked through is remembered.
     """
-    import transformers
+    before: dict[str, Any] = {}
+
+    def quicken(reading: Any) -> None:
+        before.update({name: getattr(reading, name) for name in ("fetch__all__", "create_import_structure_from_path")})
+        reading.fetch__all__ = lambda file: before["fetch__all__"](_exports(file))
+        reading.create_import_structure_from_path = cache(reading.create_import_structure_from_path.__wrapped__)
+
+    if "transformers" not in sys.modules:
+        when_imported("transformers.utils.import_utils", quicken)
+    import transformers.models  # noqa: F401
     from transformers.utils import import_utils
 
-    package = Path(str(transformers.__file__)).parent / "models"
-    look: Any = getattr(import_utils, "define_import_structure", None)
-    structure = _remembered(look, package)
-    if "transformers.models" in sys.modules or not structure:
-        return
-
-    def remembered(*args: Any, **kwargs: Any) -> Any:
-        whole = args == (str(package / "__init__.py"),) and not kwargs
-        return structure if whole else look(*args, **kwargs)
-
-    import_utils.define_import_structure = remembered
-    try:
-        import transformers.models
-    finally:
-        import_utils.define_import_structure = look
+    vars(import_utils).update(before)
 
 
-def _remembered(look: Any, package: Path) -> dict[Any, dict[str, Any]]:
-    """What transformers found in a package; empty if this version of it does not look as ours does."""
-    try:
-        found = look(package, prefix="models")  # the very call that it remembers
-        structure = {backends: _below("models.", modules) for backends, modules in found.items()}
-    except (AttributeError, TypeError):
-        return {}
-    return structure if any(structure.values()) else {}
-
-
-def _below(prefix: str, modules: dict[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): names for name, names in modules.items() if name.startswith(prefix)}
+def _exports(file: str) -> str:
+    """What follows the beginning of the last line that starts with `__all__`; everything if there is none."""
+    return file[file.rfind("\n__all__") + 1 :]
 
 
 def _noted(mark: str) -> Callable[[Any], Any]:
