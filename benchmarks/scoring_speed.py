@@ -160,6 +160,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         paths = photographs(Path(folder), options.photographs)
+        os.sync()  # else their writing is in the way of the reading
         first = {
             (kind, state): first_score(command, paths[0], options.repeats, state == "cold")
             for kind, command in (("command", COMMAND), ("library", LIBRARY))

@@ -189,6 +189,31 @@ def read(file: str) -> list[str] | type[Exception]:
         return type(error)
 
 
+def test_patterns_of_weights_are_those_that_would_have_been_compiled():
+    run(
+        """
+import copy, pickle, re
+import numpy as np
+from redaes import Scorer
+scorer = Scorer("nano", device="cpu")
+from transformers import conversion_mapping, core_model_loading
+from redaes.models.lean_import import _Pattern
+assert core_model_loading.re is re
+late = conversion_mapping._checkpoint_conversion_mapping_cache
+at_once = conversion_mapping._build_checkpoint_conversion_mapping()
+assert list(late) == list(at_once)
+both = [pair for name in late for pair in zip(late[name], at_once[name], strict=True)]
+pairs = [(a.compiled_sources, b.compiled_sources) for a, b in both]
+assert len(pairs) > 500
+for a, b in pairs:
+    assert isinstance(a, _Pattern) and isinstance(b, re.Pattern)
+    assert (a.pattern, a.flags, a.groupindex) == (b.pattern, b.flags, b.groupindex)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(a)))
+    assert (again.pattern, again.search("model.x.weight") is None) == (b.pattern, b.search("model.x.weight") is None)
+"""
+    )
+
+
 def test_transformers_is_left_as_it_was():
     run(
         """

@@ -5,12 +5,13 @@ Whoever does use one gets the whole module (`redaes.importing`), so that a proce
 and shard. Versions of torch and transformers with which this was not tried import everything, as they are made to.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, wraps
+from functools import cache, cached_property, wraps
 from importlib.metadata import version
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from redaes.importing import deferred, when_imported
@@ -58,6 +59,7 @@ def lean() -> Iterator[None]:
         _import_transformers()
         import transformers.modeling_utils  # noqa: F401
 
+        stack.enter_context(_compiling_when_used())
         yield
 
 
@@ -90,6 +92,37 @@ def _import_transformers() -> None:
 def _exports(file: str) -> str:
     """What follows the beginning of the last line that starts with `__all__`; everything if there is none."""
     return file[file.rfind("\n__all__") + 1 :]
+
+
+@contextmanager
+def _compiling_when_used() -> Iterator[None]:
+    """Let transformers have a thousand patterns for the weights of all its models, and compile those of one."""
+    from transformers import core_model_loading as loading
+
+    loading.re = SimpleNamespace(**{**vars(re), "compile": _Pattern})
+    try:
+        yield
+    finally:
+        loading.re = re
+
+
+class _Pattern:
+    """A regular expression that is compiled when it is used."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[str]:
+        return re.compile(self._pattern)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # what copying and pickling look for
+            raise AttributeError(name)
+        return getattr(self._compiled, name)
+
+    def __deepcopy__(self, memo: object) -> "_Pattern":
+        return self
 
 
 def _noted(mark: str) -> Callable[[Any], Any]:
