@@ -90,7 +90,7 @@ def test_an_unknown_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_value_of_the_wrong_type_is_named_with_what_would_be_right(capsys: pytest.CaptureFixture[str]) -> None:
-    assert one_line(capsys, "score", "a.jpg", "--batch-size", "x").endswith("batch_size is 'x'; it must be int")
+    assert one_line(capsys, "score", "a.jpg", "--batch-size", "x").endswith("batch_size is 'x'; it must be int or null")
     assert "top is 'many'; it must be int or null" in one_line(capsys, "rank", ".", "--top", "many")
     assert "'jsonl', 'csv', 'parquet'" in one_line(capsys, "score", "a.jpg", "--format", "yaml")
 

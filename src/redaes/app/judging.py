@@ -18,8 +18,6 @@ from redaes.inference.listing import Row, header, score_items, to_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BATCH = 16
-
 WORDS = ((0.25, "about as good as"), (1.0, "slightly better than"), (3.0, "better than"), (5.0, "clearly better than"))
 FAR = "far better than"
 
@@ -62,7 +60,7 @@ def score_uploads(
         return file.image
 
     rows: list[Row] = []
-    for batch in score_items(taken, scorer, model, name=lambda upload: upload.name, read=read, batch_size=BATCH):
+    for batch in score_items(taken, scorer, model, name=lambda upload: upload.name, read=read):
         rows += batch
         tell(len(rows), len(taken))
     scored = [Scored(row, pictures.get(upload, "")) for upload, row in zip(taken, rows, strict=True)]

@@ -59,7 +59,7 @@ def evaluate(
         images: evaluate about this many images only, drawn at random but always the same; of a dataset whole groups.
         samples: answers about each image, for a scorer that draws them: their mean is the score, and each image of a
             benchmark gets an interval that holds people's score with a probability of 95 %.
-        batch_size: images scored at once. Default: the scorer's own choice, 16 of our models.
+        batch_size: images scored at once. Default: the scorer's own choice; of our models 64 if small, else 16.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
         devices: one process on each of these, such as 'cuda:0,cuda:1', or on so many GPUs (without a GPU: so many
             processes), for benchmarks.
@@ -117,7 +117,7 @@ def evaluate(
             "--data takes one --model or --scorer, and neither --devices nor --shard nor --runner; "
             "see --benchmark groups"
         )
-    return _on_groups(data, output, rivals[0], split, images, samples, batch_size or 16, device)
+    return _on_groups(data, output, rivals[0], split, images, samples, batch_size, device)
 
 
 def _on_groups(
@@ -127,7 +127,7 @@ def _on_groups(
     split: Split,
     images: int | None,
     samples: int | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str | None,
 ) -> int:
     """Measure on the groups of a dataset and write one JSON file."""
@@ -143,7 +143,7 @@ def _on_groups(
     total = sum(len(group.members) for group in groups)
     loaded = rival.make(batch_size=batch_size, device=device, samples=samples)
     start = time.monotonic()
-    batches = with_progress(predict(dataset, groups, loaded.scorer, batch_size), total)
+    batches = with_progress(predict(dataset, groups, loaded.scorer, loaded.batch_size), total)
     predictions = [prediction for batch in batches for prediction in batch]
     seconds = time.monotonic() - start
     document = evaluation_document(predictions, model=loaded.fingerprint, split=split, dataset=dataset, seconds=seconds)

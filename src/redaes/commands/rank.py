@@ -45,7 +45,7 @@ def rank(
     replace_ratings: bool = False,
     html: str | None = None,
     format: Literal["table", "jsonl", "csv"] = "table",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     device: str | None = None,
     scorer: str = "redaes",
 ) -> int:
@@ -66,7 +66,7 @@ def rank(
         replace_ratings: also replace ratings that a person gave.
         html: also write a page with the pictures, in one file that needs no network.
         format: how to list them on the terminal: table, jsonl or csv.
-        batch_size: images scored at once.
+        batch_size: images scored at once. Default: the scorer's own choice; of our models 64 if small, else 16.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
         scorer: the plug-in that serves the model; packages may add others (`redaes plugins list`).
 

@@ -43,7 +43,7 @@ def score(
     output: str | None = None,
     html: str | None = None,
     image: str = "",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     device: str | None = None,
     scorer: str = "redaes",
     runner: str | None = None,
@@ -64,7 +64,7 @@ def score(
         html: also write a page with the pictures, in one file that needs no network.
         image: of shards, the column (parquet) or the extension (tar) of the images. Default: 'image', or a sample's
             first image.
-        batch_size: images scored at once.
+        batch_size: images scored at once. Default: the scorer's own choice; of our models 64 if small, else 16.
         device: where the model runs, for example 'cuda:0' or 'cpu'. Default: a GPU if there is one.
         scorer: the plug-in that serves the model; packages may add others (`redaes plugins list`).
         runner: where the scorers work: a plug-in that can score, such as ray, or a YAML file with its class_path and
@@ -76,7 +76,7 @@ def score(
     Raises:
         UserError: a path that does not exist, an output that cannot be written, a model that cannot be loaded.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}; it must be at least 1")
     where = runner_named(runner) if runner else None
     elsewhere = [path for path in paths if is_url(path)]
@@ -109,7 +109,7 @@ def _score_shards(
     model: str,
     scorer: str,
     image: str,
-    batch_size: int,
+    batch_size: int | None,
     device: str | None,
     runner: PluginSpec | None,
 ) -> int:

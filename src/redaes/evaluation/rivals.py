@@ -21,13 +21,12 @@ from typing import Any
 from redaes.data.benchmarks import Benchmark, about
 from redaes.errors import UserError
 from redaes.inference import Score, ScorerProtocol, combined
-from redaes.inference.asking import LoadedScorer
+from redaes.inference.asking import LoadedScorer, images_at_once
 from redaes.presets import read_mapping, resolve_config
 from redaes.registry import PluginSpec, create, identity_of, load_plugin, split_spec
 from redaes.scorers.questions import digest
 
 TABLE_1 = "benchmarks/table1.yaml"
-BATCH_SIZE = 16
 SHOWN = 5
 """Names that are said of what was left out of a benchmark; all of them are in its results."""
 
@@ -75,7 +74,7 @@ class Rival:
             if getattr(scorer, "deterministic", True):
                 raise UserError(f"{self.name} answers the same each time; samples {samples} need a scorer that draws")
             scorer, mark = _Repeated(scorer, samples), f"{mark}x{samples}"
-        return LoadedScorer(self.name, mark, scorer, getattr(scorer, "batch_size", None) or batch_size or BATCH_SIZE)
+        return LoadedScorer(self.name, mark, scorer, images_at_once(scorer, batch_size))
 
     def _fingerprint(self, plugin: str, settings: Mapping[str, Any], scorer: ScorerProtocol) -> str:
         """The scorer's own, or a digest of class, settings, version of its package and, of a folder, its weights."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "unparsed", "unreadable", "failed"]
 
+BATCH_SIZE = 16
+"""Images at once of a scorer that does not say how many it likes."""
 HELD = 128
 """Images that a scorer gets in one call, at most: some 400 MB."""
 CALL_SECONDS = 2.0
@@ -174,6 +176,11 @@ class Asking:
             self.cause = " ".join(f"{type(outcome).__name__}: {outcome}".split())
         else:
             self.streak = 0
+
+
+def images_at_once(scorer: object, asked: int | None = None) -> int:
+    """How many images a scorer works on at once: as many as it says, else as were asked for, else `BATCH_SIZE`."""
+    return getattr(scorer, "batch_size", None) or asked or BATCH_SIZE
 
 
 def _checked(scores: Sequence[Score], images: int) -> list[Score | Exception]:

@@ -25,7 +25,7 @@ from redaes.data.ahead import ahead
 from redaes.data.images import VIEW_SIDE, ImageError, decode, open_image
 from redaes.errors import UserError
 from redaes.inference import ScorerProtocol
-from redaes.inference.asking import Asking, LoadedScorer, Outcome, Read
+from redaes.inference.asking import Asking, LoadedScorer, Outcome, Read, images_at_once
 from redaes.inference.pools import RemoteImage, ScorerPool, scoring_runner
 from redaes.registry import PluginSpec
 
@@ -58,7 +58,11 @@ class Row:
 
 
 def score_files(
-    files: Sequence[Path | RemoteImage], scorer: ScorerProtocol | ScorerPool, model: str, *, batch_size: int = 16
+    files: Sequence[Path | RemoteImage],
+    scorer: ScorerProtocol | ScorerPool,
+    model: str,
+    *,
+    batch_size: int | None = None,
 ) -> Iterator[list[Row]]:
     """Score files in batches; the next batch is read while the present one is scored.
 
@@ -66,7 +70,7 @@ def score_files(
         files: image files, readable or not, or images elsewhere.
         scorer: sees each readable image at most `VIEW_SIDE` pixels wide and high, or as its `view_side` says; or many.
         model: fingerprint to write into the rows.
-        batch_size: files per batch.
+        batch_size: files per batch; None: as many as the scorer works on at once.
 
     Yields:
         The rows of one batch, in the order of `files`.
@@ -81,7 +85,7 @@ def score_items(
     *,
     name: Callable[[T], str],
     read: "Callable[[T, int], Image]",
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> Iterator[list[Row]]:
     """Score whatever images can be read from, in batches; the next batch is read while the present one is scored.
 
@@ -92,7 +96,7 @@ def score_items(
         name: what a row calls an item.
         read: opens an item, its longer side at most so many pixels; raises an `ImageError` where it cannot. For a pool
             items and function are picklable.
-        batch_size: images per batch.
+        batch_size: images per batch; None: as many as the scorer works on at once.
 
     Yields:
         The rows of one batch, in the order of `items`.
@@ -104,7 +108,7 @@ def score_items(
     if isinstance(scorer, ScorerPool):
         asked = _from_pool(items, scorer, read)
     else:
-        asked = _outcomes(items, scorer, read, batch_size)
+        asked = _outcomes(items, scorer, read, batch_size or images_at_once(scorer))
     remaining = iter(items)
     with closing(asked) as batches:
         for outcomes in batches:
@@ -156,7 +160,7 @@ def _row(name: str, outcome: Outcome, model: str) -> Row:
 
 @contextmanager
 def opened(
-    model: str, *, scorer: str, batch_size: int, device: str | None, runner: PluginSpec | None = None
+    model: str, *, scorer: str, batch_size: int | None, device: str | None, runner: PluginSpec | None = None
 ) -> Iterator[ScorerProtocol | ScorerPool]:
     """The scorer that serves a model, in this process; or many, where a runner has them.
 
@@ -181,20 +185,20 @@ def opened(
         yield pool
 
 
-def _load(model: str, *, scorer: str, batch_size: int, device: str | None) -> LoadedScorer:
+def _load(model: str, *, scorer: str, batch_size: int | None, device: str | None) -> LoadedScorer:
     loaded = load_scorer(model, scorer=scorer, batch_size=batch_size, device=device)
-    return LoadedScorer(model, fingerprint(model, scorer), loaded, batch_size)
+    return LoadedScorer(model, fingerprint(model, scorer), loaded, images_at_once(loaded, batch_size))
 
 
 def load_scorer(
-    model: str, *, scorer: str = "redaes", batch_size: int = 16, device: str | None = None
+    model: str, *, scorer: str = "redaes", batch_size: int | None = None, device: str | None = None
 ) -> ScorerProtocol:
     """Make the scorer that serves a model.
 
     Args:
         model: a checkpoint folder, `nano`, or a hub id; whatever a scorer of another package understands.
         scorer: which scorer plug-in.
-        batch_size: images in one forward pass.
+        batch_size: images in one forward pass; None: the scorer's own choice.
         device: where the model runs; None chooses.
 
     Raises:
@@ -202,7 +206,8 @@ def load_scorer(
     """
     from redaes.registry import create
 
-    made: ScorerProtocol = create("scorers", scorer, model=model, batch_size=batch_size, device=device)
+    size = {} if batch_size is None else {"batch_size": batch_size}
+    made: ScorerProtocol = create("scorers", scorer, model=model, device=device, **size)
     return made
 
 

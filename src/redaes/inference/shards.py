@@ -70,7 +70,7 @@ def score_shard(
     model: str,
     *,
     image: str = "",
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> Iterator[list[Row]]:
     """Score what is missing of one shard, and write it all.
 
@@ -80,7 +80,7 @@ def score_shard(
         load: gives the scorer, or a pool of them; called only if there is something to score.
         model: fingerprint of the scorer.
         image: the column or the extension of the images; empty: `image` in parquet, a sample's first image in tar.
-        batch_size: images per batch.
+        batch_size: images per batch; None: as many as the scorer works on at once.
 
     Yields:
         The new rows, batch by batch; a row's path is the shard's name and the image's in it.

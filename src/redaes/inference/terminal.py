@@ -29,7 +29,7 @@ def score_with_progress(
     model: str,
     *,
     scorer: str,
-    batch_size: int,
+    batch_size: int | None,
     device: str | None,
     runner: PluginSpec | None = None,
 ) -> Iterator[list[Row]]:
@@ -39,7 +39,7 @@ def score_with_progress(
         files: image files, readable or not.
         model: a checkpoint folder, or the name of a shipped model.
         scorer: which scorer plug-in serves it.
-        batch_size: files per batch, and images per forward pass.
+        batch_size: files per batch, and images per forward pass; None: as many as the scorer likes.
         device: where the model runs; None chooses.
         runner: whose processes score; None: this one.
     """
