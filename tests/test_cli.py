@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from redaes import Scorer
 from redaes.cli import COMMANDS, main
 from redaes.commands.plugin_arguments import name_plugins, plain_plugins
 
@@ -357,11 +359,10 @@ ENDING = """
 import atexit, sys
 from redaes import cli
 class Lasting:
-    def __del__(self):
-        sys.stderr.write("taken apart")
+    def __del__(self, write=sys.stderr.write):
+        write("taken apart")
 lasting = Lasting()
 lasting.itself = lasting
-sys.stdout.reconfigure(write_through=False)
 atexit.register(print, "cleaned up")
 def answer(words):
     atexit.register(print, "cleaned up at last")
@@ -392,11 +393,38 @@ def test_other_commands_end_as_processes_do(words: tuple[str, ...]) -> None:
     assert done.stdout == "answer cleaned up at last\ncleaned up\n"
 
 
+ALONE = """
+import sys
+from redaes import cli
+end = cli._end
+def tell(codes):
+    print([name in sys.modules for name in ("transformers", "torch.distributed", "torch.distributed.tensor")])
+    end(codes)
+cli._end = tell
+sys.argv[0] = "redaes"
+sys.exit(cli.process())
+"""
+
+
+@pytest.mark.parametrize(("words", "shards"), [((), False), (("--scorer=redaes",), True)])
+def test_a_command_that_answers_imports_nothing_for_sharding(
+    words: tuple[str, ...], shards: bool, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 64), "gray").save(tmp_path / "a.png")
+    command = [sys.executable, "-c", ALONE, "score", str(tmp_path / "a.png"), "--format=jsonl", *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    row, imported = done.stdout.splitlines()
+    (score,) = Scorer("nano").score([tmp_path / "a.png"])
+    assert json.loads(row)["score"] == score.value
+    assert json.loads(imported.lower()) == [True, True, shards]
+
+
 def test_a_fault_of_ours_keeps_its_traceback_and_ends_as_processes_do() -> None:
     done = ended("score", "fault")
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
-    assert "taken apart" in done.stderr
+    assert done.stdout == "answer cleaned up at last\ncleaned up\n"
 
 
 @pytest.mark.parametrize("words", [["score", "a.jpg"], ["plugins", "list"]])

@@ -14,10 +14,11 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redaes import __version__
 from redaes.errors import UserError, nearest
+from redaes.importing import when_imported
 
 
 class Command(NamedTuple):
@@ -78,6 +79,8 @@ def process() -> int:
     codes: list[int] = []
     if words and words[0] in ANSWERS:
         atexit.register(_end, codes)  # the first to be registered is called last, when all others have cleaned up
+        if not any(word.startswith("--scorer") for word in words):  # another package's may shard
+            when_imported("transformers.utils.import_utils", _is_alone)
     codes.append(main())
     return codes[0]
 
@@ -88,6 +91,11 @@ def _end(codes: list[int]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(codes[0])
+
+
+def _is_alone(import_utils: Any) -> None:
+    """Let transformers know that this process shards nothing: it then leaves out what takes a tenth of the wait."""
+    import_utils.is_torch_distributed_available = lambda: False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
