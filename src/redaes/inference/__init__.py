@@ -110,9 +110,10 @@ def ranked(scores: Sequence[Score]) -> list[Ranked]:
 class ScorerProtocol(Protocol):
     """The contract of the entry-point group `redaes.scorers`.
 
-    A scorer is made with the keywords `model` (what `--model` says), `batch_size` and `device` (None: its own choice).
-    It may say with `view_side` at how many pixels of the longer side images are to be opened for it (else `VIEW_SIDE`),
-    and with `fingerprint` all that its answers depend on.
+    A scorer is made with the keywords `model` (what `--model` says), `device` (None: its own choice) and, where one is
+    asked for, `batch_size`. It may say with `batch_size` how many images it likes at once, with `view_side` at how many
+    pixels of the longer side images are to be opened for it (else `VIEW_SIDE`), and with `fingerprint` all that its
+    answers depend on.
     """
 
     def score(self, images: "Sequence[Image | str | Path]") -> list[Score]:
