@@ -273,6 +273,11 @@ def test_nothing_is_cut_off_or_too_faint_on_a_phone(
     for name in ("Score", "Compare", "Advice", "Data", "Run"):
         panel = window.tab(name)
         panel.wait_for()
+        if name == "Advice":
+            drop(window, good[0])
+            window.press("Advise")
+            panel.locator(".trial").wait_for()
+            assert beside_its_arrow(panel.get_by_label("Make this edit and look at it"))
         if name == "Data":
             panel.locator("#cards > li").first.wait_for()
         if name == "Run":
@@ -281,6 +286,13 @@ def test_nothing_is_cut_off_or_too_faint_on_a_phone(
         assert faint(window.page) == [], name
     assert window.errors == []
     window.page.close()
+
+
+def beside_its_arrow(choice: Any) -> bool:
+    """Whether the words of a menu end before its arrow."""
+    ends = choice.evaluate("e => e.getBoundingClientRect().right - parseFloat(getComputedStyle(e).paddingRight)")
+    arrow = choice.evaluate("e => e.parentElement.querySelector('svg').getBoundingClientRect().left")
+    return bool(ends <= arrow)
 
 
 def faint(page: Any) -> list[str]:
