@@ -33,7 +33,9 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests; `nox -s tests -- --slow` includes those that take long, other words go to pytest."""
     install(session, "-e", ".[data,editors,app,serve]", *group("test"))
-    session.run("pytest", *session.posargs)
+    # A process on each core, each of which computes with one thread; `-- -n 0` for a single one.
+    processes = ("--numprocesses=auto", "--maxprocesses=8")
+    session.run("pytest", *processes, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
