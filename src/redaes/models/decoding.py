@@ -2,8 +2,8 @@
 
 An ordinary cache repeats a prompt K times and copies all of it at every token. Here the attention of a new token is
 computed in two parts that share one softmax: over the prompt's keys, for all branches of a prompt by one matrix
-product, and over the branch's own keys, which are written in place. Branches that have ended leave; a prompt whose
-branches have all ended leaves too.
+product, and over the branch's own keys, which are written in place. Branches that have ended leave, and a prompt leaves
+with its last one (on a GPU they stay: `models.graphs`).
 """
 
 from collections.abc import Iterator
@@ -42,13 +42,17 @@ class Branches:
 
     Attributes:
         logits: (R, V), the distribution of each branch's next token.
+        shrinks: whether rows may leave.
     """
+
+    shrinks = True
 
     def __init__(self, model: Any, prompts: VisionTextBatch, k: int, max_new_tokens: int, features: Any = None) -> None:
         start = prefill(model, prompts, features)
         self._model = model
         self._layers = [_new_layer(layer.keys, layer.values, k, max_new_tokens) for layer in start.cache.layers]
-        self._length = 0
+        # Tokens that were fed; a tensor where a step must not depend on it (models.graphs).
+        self._length: Any = 0
         self._position = start.next_position.repeat_interleave(k)
         self._unseen = None if bool(start.attention_mask.all()) else (start.attention_mask == 0)
         self._assign(torch.arange(len(start.logits), device=start.logits.device).repeat_interleave(k))
@@ -60,6 +64,7 @@ class Branches:
         self._prompt = prompt
         self._place = torch.arange(len(prompt), device=prompt.device) - (counts.cumsum(0) - counts)[prompt]
         self._shape = (len(counts), int(counts.max()))
+        self._hidden = None if self._unseen is None else self._unseen[prompt][:, None, None]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows alone.
@@ -83,6 +88,11 @@ class Branches:
         Args:
             tokens: (R,) long.
         """
+        self.logits = self._fed(tokens)
+        self._length += 1
+
+    def _fed(self, tokens: Tensor) -> Tensor:
+        """One pass over a new token of every row -> (R, V)."""
         with _attention(bare(self._model)):
             out = self._model(
                 input_ids=tokens[:, None],
@@ -93,8 +103,8 @@ class Branches:
                 use_cache=True,
                 branches=self,
             )
-        self._length += 1
-        self.logits = out.logits[:, -1]
+        logits: Tensor = out.logits[:, -1]
+        return logits
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Write the new token's keys and values, (R, G, 1, D), in place; the branches' own so far, (R, G, t, D)."""
@@ -110,32 +120,41 @@ class Branches:
         groups = keys.shape[1]
         query = query.view(rows, groups, heads // groups, dim) * scaling
         on_prompt = self._per_row(self._per_prompt(query) @ layer.prompt_keys.transpose(-1, -2))
-        if self._unseen is not None:
-            on_prompt = on_prompt.masked_fill(self._unseen[self._prompt][:, None, None], float("-inf"))
-        scores = torch.cat([on_prompt, query @ keys.transpose(-1, -2)], dim=-1)
+        if self._hidden is not None:
+            on_prompt = on_prompt.masked_fill(self._hidden, float("-inf"))
+        scores = torch.cat([on_prompt, self._own(query @ keys.transpose(-1, -2))], dim=-1)
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
         on_prompt, on_own = weights.split([layer.prompt_keys.shape[2], keys.shape[2]], dim=-1)
         seen = self._per_row(self._per_prompt(on_prompt) @ layer.prompt_values) + on_own @ values
         attended: Tensor = seen.reshape(rows, 1, heads, dim)
         return attended
 
+    def _own(self, scores: Tensor) -> Tensor:
+        """(R, G, h, t) scores of the branches' own tokens, -inf where there is none yet."""
+        return scores
+
     def _per_prompt(self, values: Tensor) -> Tensor:
         """(R, G, h, x) of rows -> (N, G, K*h, x) of prompts, zeros where a branch has left."""
         count, k = self._shape
-        laid = values.new_zeros(count, k, *values.shape[1:])
-        laid[self._prompt, self._place] = values
+        if len(values) == count * k:  # nobody has left
+            laid: Tensor = values.unflatten(0, self._shape)
+        else:
+            laid = values.new_zeros(count, k, *values.shape[1:])
+            laid[self._prompt, self._place] = values
         return laid.transpose(1, 2).flatten(2, 3)
 
     def _per_row(self, values: Tensor) -> Tensor:
         """The inverse of `_per_prompt`."""
-        laid: Tensor = values.unflatten(2, (self._shape[1], -1))
-        return laid.transpose(1, 2)[self._prompt, self._place]
+        count, k = self._shape
+        laid = values.unflatten(2, (k, -1)).transpose(1, 2)
+        rows: Tensor = laid.flatten(0, 1) if len(self._prompt) == count * k else laid[self._prompt, self._place]
+        return rows
 
 
 def _new_layer(keys: Tensor, values: Tensor, k: int, max_new_tokens: int) -> _Layer:
     count, groups, _, dim = keys.shape
     own = (count * k, groups, max_new_tokens, dim)
-    return _Layer(keys, values, keys.new_empty(own), values.new_empty(own))
+    return _Layer(keys, values, keys.new_zeros(own), values.new_zeros(own))
 
 
 @contextmanager

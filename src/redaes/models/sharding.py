@@ -102,6 +102,11 @@ def _zero3_parameters(model: Any) -> list[Any]:
     return [p for p in model.parameters() if hasattr(p, "ds_id")]
 
 
+def in_pieces(model: Any) -> bool:
+    """Whether the model's weights lie in pieces over several processes, gathered at the moment or not."""
+    return bool(_fsdp_units(model) or _zero3_parameters(model))
+
+
 @contextmanager
 def gathered(model: Any, engine: Any = None) -> Iterator[None]:
     """All weights whole on every process inside the `with`: processes may run the model as often as each likes.

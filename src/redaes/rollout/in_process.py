@@ -1,8 +1,10 @@
 """Rollouts in this process: prefill each prompt once, branch K ways (`models.decoding`), sample token by token.
 
-Finished rows leave the batch, so a long completion does not make the short ones wait. Image and vision tokens are
-never sampled (a sampled image placeholder would ask for image features that do not exist). A completion ends at the
-end-of-turn token or at `</answer>`, whichever comes first: nothing after the answer can change its score.
+Finished rows leave the batch, so a long completion does not make the short ones wait; on a GPU, where a step for all
+rows takes about as long as one for a single row, they stay and the step is a CUDA graph (`models.graphs`). Image and
+vision tokens are never sampled (a sampled image placeholder would ask for image features that do not exist). A
+completion ends at the end-of-turn token or at `</answer>`, whichever comes first: nothing after the answer can change
+its score.
 """
 
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from redaes.models.decoding import Branches
+from redaes.models.graphs import FixedBranches, can_be_captured
 from redaes.models.processor import VisionTextBatch, VisionTextProcessor
 from redaes.models.vlm import bare
 from redaes.rollout import Completions, Sampling
@@ -32,10 +35,12 @@ class InProcessRollout:
 
     Args:
         stop_at_answer: end a completion at `</answer>` instead of at the end-of-turn token.
+        cuda_graph: on a GPU, launch each token's work at once (`models.graphs`) where the model's weights allow it.
     """
 
-    def __init__(self, stop_at_answer: bool = True) -> None:
+    def __init__(self, stop_at_answer: bool = True, cuda_graph: bool = True) -> None:
         self.stop_at_answer = stop_at_answer
+        self.cuda_graph = cuda_graph
 
     @torch.no_grad()
     def __call__(
@@ -64,42 +69,58 @@ class InProcessRollout:
         seeds: Sequence[int] | None,
         features: Any,
     ) -> Completions:
-        branches = Branches(model, prompts, sampling.k, sampling.max_new_tokens, features)
+        branches = self._branches(model, prompts, sampling, features)
         rows, device = branches.logits.shape[0], branches.logits.device
         tokens = torch.full((rows, sampling.max_new_tokens), processor.pad_id, device=device)
         logprobs = torch.zeros((rows, sampling.max_new_tokens), device=device)
-        mask = torch.zeros((rows, sampling.max_new_tokens), dtype=torch.long, device=device)
         forbidden = torch.tensor(suppressed_tokens(model), device=device)
-        finished = torch.zeros(rows, dtype=torch.bool, device=device)
-        live = torch.arange(rows, device=device)
         draws = _uniform(seeds, rows // sampling.k, sampling).to(device)
-        tails = [""] * rows
+        there, live = list(range(rows)), torch.arange(rows, device=device)
+        tails, lengths = [""] * rows, dict[int, int]()
         for step in range(sampling.max_new_tokens):
             token, logprob = _draw(branches.logits, forbidden, sampling.temperature, draws[live, step])
-            tokens[live, step], logprobs[live, step], mask[live, step] = token, logprob, 1
-            ended = self._ended(processor, live.tolist(), token.tolist(), tails)
-            if any(ended):
-                finished[live] = torch.tensor(ended, device=device)
-                keep = (~finished[live]).nonzero().squeeze(1)
+            tokens[live, step], logprobs[live, step] = token, logprob
+            for row, drawn in zip(there, token.tolist(), strict=True):
+                if row not in lengths and self._ends(processor, row, drawn, tails):
+                    lengths[row] = step + 1
+            if len(lengths) == rows:
+                break
+            going = [place for place, row in enumerate(there) if row not in lengths]
+            if branches.shrinks and len(going) < len(there):
+                there, keep = [there[place] for place in going], torch.tensor(going, device=device)
                 live, token = live[keep], token[keep]
-                if len(live) == 0:
-                    break
                 branches.keep(keep)
             if step + 1 < sampling.max_new_tokens:
                 branches.step(token)
-        used = int(mask.sum(1).max())
-        tokens = tokens[:, :used]
-        return Completions(tokens, mask[:, :used], logprobs[:, :used], ~finished, processor.decode(tokens), exact=True)
+        return self._completions(processor, tokens, logprobs, lengths)
 
-    def _ended(
-        self, processor: VisionTextProcessor, rows: list[int], tokens: list[int], tails: list[str]
-    ) -> list[bool]:
-        """Which of the live rows end with this token; `tails` keeps the last characters of every row."""
-        ends = []
-        for row, token in zip(rows, tokens, strict=True):
-            tails[row] = (tails[row] + processor.token_text(token))[-2 * len(ANSWER_END) :]
-            ends.append(token == processor.eos_id or (self.stop_at_answer and ANSWER_END in tails[row]))
-        return ends
+    def _branches(self, model: Any, prompts: VisionTextBatch, sampling: Sampling, features: Any) -> Branches:
+        kind = FixedBranches if self.cuda_graph and can_be_captured(model) else Branches
+        return kind(model, prompts, sampling.k, sampling.max_new_tokens, features)
+
+    def _ends(self, processor: VisionTextProcessor, row: int, token: int, tails: list[str]) -> bool:
+        """Whether a row ends with this token; `tails` keeps the last characters of every row."""
+        tails[row] = (tails[row] + processor.token_text(token))[-2 * len(ANSWER_END) :]
+        return token == processor.eos_id or (self.stop_at_answer and ANSWER_END in tails[row])
+
+    @staticmethod
+    def _completions(
+        processor: VisionTextProcessor, tokens: Tensor, logprobs: Tensor, lengths: dict[int, int]
+    ) -> Completions:
+        """What was drawn for every row, up to its end where it has one in `lengths`."""
+        rows, most = tokens.shape
+        used = torch.tensor([lengths.get(row, most) for row in range(rows)], device=tokens.device)
+        longest = max(lengths.values(), default=0) if len(lengths) == rows else most
+        drawn = torch.arange(longest, device=tokens.device) < used[:, None]
+        tokens = tokens[:, :longest].masked_fill(~drawn, processor.pad_id)
+        return Completions(
+            tokens=tokens,
+            mask=drawn.long(),
+            logprobs=logprobs[:, :longest].masked_fill(~drawn, 0.0),
+            truncated=torch.tensor([row not in lengths for row in range(rows)], device=tokens.device),
+            texts=processor.decode(tokens),
+            exact=True,
+        )
 
 
 def _uniform(seeds: Sequence[int] | None, prompts: int, sampling: Sampling) -> Tensor:
