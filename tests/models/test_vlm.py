@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from redaes.errors import UserError
+from redaes.models.attention import NAME
 from redaes.models.forward import answer_logprobs
 from redaes.models.nano import build_nano
 from redaes.models.vlm import Backbone, Lora, export, open_model
@@ -75,7 +76,7 @@ def test_flex_attention_is_that_of_the_language_part(checkpoint):
     model, _ = open_model(Backbone(path=str(checkpoint), attention="flex_attention"))
     config = model.config
     assert config.get_text_config()._attn_implementation == "flex_attention"
-    assert config.vision_config._attn_implementation == "sdpa"
+    assert config.vision_config._attn_implementation == NAME  # of sdpa (models.tower)
 
 
 def test_a_merged_adapter_has_the_adapters_numbers(checkpoint, photos, tmp_path):

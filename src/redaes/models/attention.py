@@ -1,10 +1,11 @@
 """The attention of shared prefixes, as an implementation that transformers' models call by name.
 
-`redaes` is transformers' `sdpa` that also knows two layouts, handed through the model's forward call as a keyword:
+`redaes` is transformers' `sdpa` that also knows three layouts, handed through the model's forward call as a keyword:
 
     segments=Segments(...)   packed rows of training (models.forward): causal over the prompts; each completion over its
                              prompt and itself, all completions at once
     branches=Branches(...)   one new token for every branch in a rollout (models.decoding)
+    chunks=Chunks(...)       images and windows of the vision tower (models.tower)
 
 Compared with a dense mask over a packed row, completions never meet each other: that is K times fewer products.
 """
@@ -17,6 +18,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from redaes.models.decoding import Branches
+    from redaes.models.tower import Chunks
 
 NAME = "redaes"
 
@@ -107,6 +109,7 @@ def _attention(
     dropout: float = 0.0,
     segments: Segments | None = None,
     branches: "Branches | None" = None,
+    chunks: "Chunks | None" = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -115,6 +118,8 @@ def _attention(
         return segments.attend(query, key, value, scaling, dropout), None
     if branches is not None:
         return branches.attend(query, key, value, module.layer_idx, scaling), None
+    if chunks is not None:
+        return chunks.attend(query, key, value, scaling, dropout), None
     found: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
     )

@@ -186,7 +186,7 @@ def open_model(
 def _opened(path: str, backbone: Backbone, empty: bool, inference_on: str | None) -> "tuple[Any, VisionTextProcessor]":
     from transformers.utils import logging
 
-    from redaes.models.patches import embed_whole_patches
+    from redaes.models.tower import quicken
 
     usable = backbone.lora is not None or inference_on is not None
     quantisation = quantisation_config(backbone.quantization, backbone.dtype, adapted=usable)
@@ -196,7 +196,7 @@ def _opened(path: str, backbone: Backbone, empty: bool, inference_on: str | None
         processor = open_processor(path, backbone.image_size)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot open the model {backbone.path!r}: {str(error).strip().splitlines()[0]}") from error
-    embed_whole_patches(model)
+    quicken(model)
     return model, processor
 
 
