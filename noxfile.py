@@ -55,6 +55,13 @@ def ray(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """What only a GPU can show, on the first one; without a GPU all of it is skipped."""
+    install(session, "-e", ".[data,editors,train]", *group("test"))
+    session.run("pytest", "tests/gpu", *session.posargs)
+
+
+@nox.session
 def sweeps(session: nox.Session) -> None:
     """The sweep files against W&B's own schema, whose package wants an older numpy than ours."""
     session.install("--quiet", "sweeps==0.3.0", "numpy<2", "pyyaml")
