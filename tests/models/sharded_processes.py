@@ -18,6 +18,10 @@ from redaes.rollout import Sampling
 from redaes.rollout.in_process import InProcessRollout
 
 
+def hooks(model) -> int:
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+
+
 def main(checkpoint: str, folder: Path, kind: str) -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -37,7 +41,9 @@ def main(checkpoint: str, folder: Path, kind: str) -> None:
     sampling = Sampling(k=2, temperature=1.0, max_new_tokens=3 + 9 * rank)
     with gathered(model):
         found["whole"] = bare(model).lm_head.weight.shape == bare(model).lm_head.weight.data.shape
+        found["hooks_inside"] = hooks(model)
         found["completions"] = InProcessRollout()(model, processor, prompts, sampling, [7]).tokens
+    found["hooks_after"] = hooks(model)
     found["sharded_again"] = all(hasattr(p, "to_local") for p in model.parameters())
 
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)

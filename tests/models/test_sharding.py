@@ -67,6 +67,7 @@ def test_two_processes_in_pieces_do_what_one_does(ran):
         assert found["completions"].equal(InProcessRollout()(model, processor, prompts, sampling, [7]).tokens)
         assert found["completions"].shape[1] == 3 + 9 * rank
         assert found["sharded_again"]
+        assert found["hooks_inside"] == 0 < found["hooks_after"]
 
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1)

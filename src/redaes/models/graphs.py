@@ -17,7 +17,6 @@ from torch import Tensor
 
 from redaes.models.decoding import Branches
 from redaes.models.processor import VisionTextBatch
-from redaes.models.sharding import in_pieces
 from redaes.models.vlm import bare
 
 _latest: WeakKeyDictionary[Any, tuple[torch.cuda.Stream, torch.cuda.CUDAGraph]] = WeakKeyDictionary()
@@ -114,9 +113,8 @@ def cuda_graph(model: Any, step: Callable[[], None]) -> Callable[[], None]:
 
 
 def can_be_captured(model: Any) -> bool:
-    """Whether to try: on a GPU, with weights that are whole and not quantised.
+    """Whether to try: on a GPU, with weights that are not quantised.
 
-    Pieces are fetched by other streams, and 8-bit layers wait for the GPU to tell them where outliers are.
+    8-bit layers wait for the GPU to tell them where outliers are. Weights in pieces must be whole at the moment.
     """
-    plain = not in_pieces(model) and not hasattr(bare(model).config, "quantization_config")
-    return plain and next(model.parameters()).device.type == "cuda"
+    return next(model.parameters()).device.type == "cuda" and not hasattr(bare(model).config, "quantization_config")

@@ -102,11 +102,6 @@ def _zero3_parameters(model: Any) -> list[Any]:
     return [p for p in model.parameters() if hasattr(p, "ds_id")]
 
 
-def in_pieces(model: Any) -> bool:
-    """Whether the model's weights lie in pieces over several processes, gathered at the moment or not."""
-    return bool(_fsdp_units(model) or _zero3_parameters(model))
-
-
 @contextmanager
 def gathered(model: Any, engine: Any = None) -> Iterator[None]:
     """All weights whole on every process inside the `with`: processes may run the model as often as each likes.
@@ -154,14 +149,32 @@ def _unsharded(units: list[Any]) -> Iterator[None]:
     root.set_reshard_after_forward(False, recurse=True)
     for unit in units:
         unit.unshard()
+    for unit in units:
+        _take_hooks_off(unit)
     try:
         yield
     finally:
+        for unit in units:
+            _put_hooks_on(unit)
         root.set_reshard_after_forward(True, recurse=True)
         # The root's are wanted again as soon as the backward pass begins.
         root.set_reshard_after_forward(False, recurse=False)
         for unit in units:
             unit.reshard()
+
+
+def _take_hooks_off(unit: Any) -> None:
+    """What fetches a unit's weights before it runs is idle while they are whole, and can be no part of a CUDA graph."""
+    state = unit._get_fsdp_state()
+    state._pre_forward_hook_handle.remove()
+    state._post_forward_hook_handle.remove()
+
+
+def _put_hooks_on(unit: Any) -> None:
+    """As `fully_shard` does; there is no public way to switch them."""
+    state = unit._get_fsdp_state()
+    state._pre_forward_hook_handle = unit.register_forward_pre_hook(state._pre_forward, prepend=True, with_kwargs=True)
+    state._post_forward_hook_handle = unit.register_forward_hook(state._post_forward, prepend=False)
 
 
 def clip_gradients(parameters: Sequence[torch.nn.Parameter], limit: float) -> torch.Tensor:
