@@ -10,7 +10,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from benchmarks.resume import write_dataset, write_model
 from lightning.pytorch import Trainer
 from PIL import Image
 
@@ -42,16 +41,6 @@ def whole_float32():
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision(before)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("gpu") / "data")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("gpu") / "model")
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
