@@ -67,7 +67,7 @@ class InProcessRollout:
         branches = Branches(model, prompts, sampling.k, sampling.max_new_tokens, features)
         rows, device = branches.logits.shape[0], branches.logits.device
         tokens = torch.full((rows, sampling.max_new_tokens), processor.pad_id, device=device)
-        logprobs = torch.zeros((rows, sampling.max_new_tokens), device=device)
+        logprobs = torch.zeros((rows, sampling.max_new_tokens), dtype=torch.float32, device=device)
         mask = torch.zeros((rows, sampling.max_new_tokens), dtype=torch.long, device=device)
         forbidden = torch.tensor(suppressed_tokens(model), device=device)
         finished = torch.zeros(rows, dtype=torch.bool, device=device)

@@ -82,7 +82,7 @@ def judge(batch: GroupBatch, texts: list[str], reward: Reward, scale: Scale) -> 
         if any(unreadable[row] for row in rows):
             left_out[rows] = True
             continue
-        g_set, sources_set = (torch.tensor([values[row] for row in rows]) for values in (g, sources))
+        g_set, sources_set = (scores.new_tensor([values[row] for row in rows]) for values in (g, sources))
         rewards[rows] = reward(RewardInputs(scores[rows], g_set, sources_set, [outputs[row] for row in rows]))
     kept = ~left_out
     advantages, zero_std = torch.zeros_like(rewards), torch.zeros_like(left_out)
