@@ -98,7 +98,7 @@ class VisionLanguageModule(LightningModule):
             if self._trainer is not None:
                 check_precision(self.backbone, self.trainer.precision, masters=self._is_deepspeed)
                 # Half precisions and DeepSpeed would round what images are compared by, and stumble over the members.
-                self.trainer.precision_plugin.convert_input = lambda data: data  # type: ignore[method-assign]
+                self.trainer.precision_plugin.convert_input = lambda data: data
             self.model, self.processor = self.open_backbone()
             self.model.train()
 
