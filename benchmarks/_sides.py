@@ -92,7 +92,7 @@ def ours_score(shape: Shape, folder: Path, steps: int, **_: Any) -> dict[str, An
     from redaes.inference.scorer import Scorer
 
     images = scored_images(Manifest(folder / "data"))
-    scorer = Scorer(str(folder / "model"), max_new_tokens=shape.new_tokens, device=shape.device)
+    scorer = Scorer(str(folder / "model"), max_new_tokens=shape.new_tokens, device=shape.device, dtype=shape.dtype)
     clock, texts = Clock(shape.device), []
     for _step in range(1 + steps):
         texts = [score.text for score in scorer.score(images)]

@@ -38,6 +38,10 @@ def test_it_satisfies_all_three_contracts(nano: Scorer) -> None:
     assert isinstance(nano, EditPredictorProtocol)
 
 
+class Marked(torch.Tensor):
+    """As torchvision's images are."""
+
+
 def _tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
@@ -59,6 +63,7 @@ KINDS: dict[str, Callable[[Image.Image, Path], object]] = {
     "a tensor of 8 bits": lambda image, _: _tensor(image),
     "a tensor of floats": lambda image, _: _tensor(image).float() / 255,
     "a tensor with a gradient": lambda image, _: (_tensor(image).float() / 255).requires_grad_(),
+    "a tensor of another class": lambda image, _: _tensor(image).as_subclass(Marked),
     "a tensor of half precision": lambda image, _: _tensor(image).half() / 255,
 }
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from redaes.data.modules import CalibrationData
+from redaes.data.modules import CalibrationData, GroupData
 from redaes.errors import UserError
 from redaes.models.vlm import Backbone, Lora
 from redaes.training.base import Optimisation, make_optimizer
 from redaes.training.calibration import Calibration
+from redaes.training.grpo import GRPO
 from redaes.training.precision import check_precision
 
 
@@ -107,6 +108,32 @@ def test_bf16_mixed_computes_in_bfloat16_and_keeps_float32_weights(dataset, chec
 def test_the_check_is_made_before_the_weights_are_opened(dataset, tmp_path):
     with pytest.raises(UserError, match="bf16-true rounds"):
         fit(Backbone("nano"), dataset, tmp_path, Optimisation(), precision="bf16-true")
+
+
+@pytest.mark.filterwarnings("ignore:bfloat16 weights lose")
+def test_what_images_are_compared_by_is_never_rounded(dataset, checkpoint, tmp_path):
+    """Lightning rounds the floats of a batch with `bf16-true`, as with DeepSpeed, and makes bfloat16 the default."""
+    seen = []
+
+    def reward(inputs):
+        seen.append(inputs)
+        return inputs.scores.new_tensor([[float(len(text)) for text in row] for row in inputs.texts])
+
+    module = GRPO(Backbone(str(checkpoint), dtype="bfloat16"), k=2, max_new_tokens=4, inner_epochs=2)
+    module.reward = reward
+    prepared = module._prepared
+    module._prepared = lambda *arguments: seen.append(prepared(*arguments)) or seen[-1]
+    trainer = Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", precision="bf16-true", max_steps=2, max_epochs=-1,
+        limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    data = GroupData(str(dataset), group_size=3)
+    trainer.fit(module, data)
+    inputs, sampled = seen
+    exact = {torch.tensor(member.g).item() for group in data.groups("train") for member in group}
+    assert set(inputs.g.tolist()) <= exact
+    assert {x.dtype for x in (inputs.scores, inputs.g, inputs.source_scores, sampled.old)} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])

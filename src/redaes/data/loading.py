@@ -8,7 +8,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -65,6 +65,10 @@ class GroupBatch:
             for name, value in vars(self).items()
         }
         return type(self)(**moved)
+
+    def pin_memory(self) -> Self:
+        """The same batch with its prompts in page-locked memory (called by the data loader)."""
+        return replace(self, prompts=self.prompts.pin_memory())
 
 
 class ImageFiles:

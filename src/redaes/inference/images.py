@@ -90,7 +90,7 @@ def _as_array(image: Any, name: str) -> "np.ndarray[Any, Any]":
     if isinstance(image, np.ndarray):
         values, layout = image, "an array is (H, W) or (H, W, C)"
         channels = values.shape[-1] if values.ndim == 3 else 1
-    elif type(image).__module__.partition(".")[0] == "torch":
+    elif any(kind.__module__ == "torch" for kind in type(image).__mro__):
         tensor = image.detach().cpu()
         values = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         layout = "a tensor is (H, W) or (C, H, W)"

@@ -40,13 +40,14 @@ PROMPT, PADDING = 0, -1
 def mrope_positions(model: Any, batch: VisionTextBatch) -> Tensor:
     """(3, B, L) positions in time, height and width of every token."""
     positions: Tensor
+    # On the CPU: it asks for single numbers, ten an image, each of which a host would wait for.
     positions, _ = bare(model).model.get_rope_index(
-        batch.input_ids,
-        mm_token_type_ids=batch.mm_token_type_ids,
-        image_grid_thw=batch.image_grid_thw,
-        attention_mask=batch.attention_mask,
+        batch.input_ids.cpu(),
+        mm_token_type_ids=batch.mm_token_type_ids.cpu(),
+        image_grid_thw=batch.image_grid_thw.cpu(),
+        attention_mask=batch.attention_mask.cpu(),
     )
-    return positions
+    return positions.to(batch.input_ids.device)
 
 
 def answer_logprobs(
@@ -179,10 +180,10 @@ def pack(prompts: VisionTextBatch, positions: Tensor, completions: Tensor, mask:
     begins = width + fed.cumsum(1) - fed
     steps = torch.arange(completions.shape[1], device=mask.device)
     columns = begins.unsqueeze(-1) + steps
-    inside = steps < fed.unsqueeze(-1)
+    # Places and not a mask: a card makes the host wait wherever a mask is an index.
+    inside = (steps < fed.unsqueeze(-1)).nonzero(as_tuple=True)
     total = width + int(fed.sum(1).max())
-    rows = torch.arange(count, device=mask.device).view(-1, 1, 1).expand_as(columns)[inside]
-    at = (rows, columns[inside])
+    at = (inside[0], columns[inside])
 
     def lay(prompt: Tensor, fill: int, values: Tensor) -> Tensor:
         row = prompt.new_full((count, total), fill)
@@ -192,7 +193,6 @@ def pack(prompts: VisionTextBatch, positions: Tensor, completions: Tensor, mask:
 
     first = positions.amax(dim=(0, 2)) + 1
     after = (first.view(-1, 1, 1) + steps).expand_as(columns)[inside]
-    numbers = torch.arange(1, k + 1, device=mask.device).view(1, -1, 1).expand_as(columns)[inside]
     prompt_segments = torch.where(prompts.attention_mask.bool(), PROMPT, PADDING)
     # The first token is predicted at the prompt's end, any other one column before where it would stand.
     predicted_at = torch.where(steps == 0, width - 1, columns - 1)
@@ -201,7 +201,7 @@ def pack(prompts: VisionTextBatch, positions: Tensor, completions: Tensor, mask:
         input_ids=lay(prompts.input_ids, 0, completions.reshape(count, k, -1)[inside]),
         positions=torch.stack([lay(p, 0, after) for p in positions]),
         mm_token_type_ids=lay(prompts.mm_token_type_ids, 0, torch.zeros_like(after)),
-        segments=lay(prompt_segments, PADDING, numbers),
+        segments=lay(prompt_segments, PADDING, inside[1] + 1),
         columns=columns,
         predicted_at=predicted_at.flatten(1),
     )
@@ -234,11 +234,11 @@ def _segments(row: PackedRows, prompt_mask: Tensor) -> Segments:
     # Without the last column of T: no completion is longer without its last token.
     columns = row.columns[:, :, : steps - 1]
     ends = torch.cat([row.columns[:, 1:, :1], columns.new_full((count, 1, 1), total)], dim=1)
-    inside = columns < ends
+    inside = (columns < ends).nonzero(as_tuple=True)
     number = torch.arange(count, device=columns.device).view(-1, 1, 1)
     slots = torch.arange(columns.numel(), device=columns.device).view(columns.shape)
     inverse = torch.zeros(count, total - width, dtype=torch.long, device=columns.device)
-    inverse[number.expand_as(columns)[inside], columns[inside] - width] = slots[inside]
+    inverse[inside[0], columns[inside] - width] = slots[inside]
     return Segments(
         width=width,
         unseen=None if bool(prompt_mask.all()) else (prompt_mask == 0)[:, None, None],

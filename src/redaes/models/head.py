@@ -131,12 +131,12 @@ def scored(
         temperature: see `token_logprobs`.
         with_entropy: see `token_logprobs`.
     """
-    chosen = mask.bool()
+    chosen = mask.nonzero(as_tuple=True)
 
     def answer(hidden: Tensor) -> Tensor:
         numbers = token_logprobs(hidden[chosen], head.weight, tokens[chosen], temperature, with_entropy=with_entropy)
         found = torch.stack(numbers, dim=-1)
-        return found.new_zeros((*chosen.shape, 2)).masked_scatter(chosen.unsqueeze(-1), found)
+        return found.new_zeros((*mask.shape, 2)).index_put(chosen, found)
 
     head.forward = answer  # type: ignore[method-assign, assignment]
     try:

@@ -63,8 +63,11 @@ class VisionTextBatch:
     image_keys: list[str] | None = None
 
     def to(self, device: torch.device | str) -> Self:
-        """The same batch with every tensor on `device`."""
-        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        """The same batch with every tensor on `device`; from page-locked memory nobody waits for a card."""
+        later = torch.device(device).type != "cpu"
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=later) if isinstance(v, Tensor) else v for k, v in vars(self).items()
+        }
         return replace(self, **moved)
 
     def pin_memory(self) -> Self:

@@ -27,7 +27,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completions:
-    """K consecutive rows for each of N prompts.
+    """K consecutive rows for each of N prompts; tensors on the prompts' device.
 
     Attributes:
         tokens: (N*K, T) long, padded on the right.

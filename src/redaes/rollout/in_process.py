@@ -72,7 +72,7 @@ class InProcessRollout:
         branches = self._branches(model, prompts, sampling, features)
         rows, device = branches.logits.shape[0], branches.logits.device
         tokens = torch.full((rows, sampling.max_new_tokens), processor.pad_id, device=device)
-        logprobs = torch.zeros((rows, sampling.max_new_tokens), device=device)
+        logprobs = torch.zeros((rows, sampling.max_new_tokens), dtype=torch.float32, device=device)
         forbidden = torch.tensor(suppressed_tokens(model), device=device)
         draws = _uniform(seeds, rows // sampling.k, sampling).to(device)
         there, live = list(range(rows)), torch.arange(rows, device=device)
@@ -109,15 +109,15 @@ class InProcessRollout:
     ) -> Completions:
         """What was drawn for every row, up to its end where it has one in `lengths`."""
         rows, most = tokens.shape
-        used = torch.tensor([lengths.get(row, most) for row in range(rows)], device=tokens.device)
-        longest = max(lengths.values(), default=0) if len(lengths) == rows else most
-        drawn = torch.arange(longest, device=tokens.device) < used[:, None]
+        used = [lengths.get(row, most) for row in range(rows)]
+        longest, device = max(used), tokens.device
+        drawn = torch.arange(longest, device=device) < torch.tensor(used, device=device)[:, None]
         tokens = tokens[:, :longest].masked_fill(~drawn, processor.pad_id)
         return Completions(
             tokens=tokens,
             mask=drawn.long(),
             logprobs=logprobs[:, :longest].masked_fill(~drawn, 0.0),
-            truncated=torch.tensor([row not in lengths for row in range(rows)], device=tokens.device),
+            truncated=torch.tensor([row not in lengths for row in range(rows)], device=device),
             texts=processor.decode(tokens),
             exact=True,
         )

@@ -97,6 +97,8 @@ class VisionLanguageModule(LightningModule):
         if self.model is None:
             if self._trainer is not None:
                 check_precision(self.backbone, self.trainer.precision, masters=self._is_deepspeed)
+                # Half precisions and DeepSpeed would round what images are compared by, and stumble over the members.
+                self.trainer.precision_plugin.convert_input = lambda data: data
             self.model, self.processor = self.open_backbone()
             self.model.train()
 
@@ -170,7 +172,7 @@ class VisionLanguageModule(LightningModule):
         with self.gathered_weights():
             completions = InProcessRollout()(self.model, self.processor, batch.prompts, sampling, features=features)
         scores = scores_of(completions.texts).to(batch.g.device)
-        truths = torch.tensor([m.truth for m in batch.members], device=batch.g.device)
+        truths = torch.tensor([m.truth for m in batch.members], dtype=torch.float32, device=batch.g.device)
         sets = torch.tensor([_number(name) for name in batch.sets], device=batch.g.device)
         readable = ~batch.unreadable
         self.ranking.update(scores[readable], truths[readable], batch.g[readable], sets[readable])
@@ -190,4 +192,5 @@ def _number(name: str) -> int:
 def scores_of(texts: list[str]) -> Tensor:
     """Parsed scores of completions, (len(texts),) float; NaN where the parser finds none."""
     parsed = [parse_answer(t) for t in texts]
-    return torch.tensor([float("nan") if p is None else p for p in parsed])
+    # By name: the default is bfloat16 in the steps of a trainer with `bf16-true`.
+    return torch.tensor([float("nan") if p is None else p for p in parsed], dtype=torch.float32)

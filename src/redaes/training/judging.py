@@ -67,11 +67,10 @@ def judge(batch: GroupBatch, texts: list[str], reward: Reward, scale: Scale) -> 
         scale: see `group_advantages`.
     """
     k = len(texts) // len(batch.members)
+    numbers = (values.tolist() for values in (batch.g, batch.source_scores, batch.unreadable))
     images = [
-        (name, member, float(g), float(source), bool(unreadable), texts[i * k : (i + 1) * k])
-        for i, (name, member, g, source, unreadable) in enumerate(
-            zip(batch.sets, batch.members, batch.g, batch.source_scores, batch.unreadable, strict=True)
-        )
+        (*image, texts[i * k : (i + 1) * k])
+        for i, image in enumerate(zip(batch.sets, batch.members, *numbers, strict=True))
     ]
     everything, own = gather(images)
     names, members, g, sources, unreadable, outputs = zip(*everything, strict=True)
@@ -82,7 +81,7 @@ def judge(batch: GroupBatch, texts: list[str], reward: Reward, scale: Scale) -> 
         if any(unreadable[row] for row in rows):
             left_out[rows] = True
             continue
-        g_set, sources_set = (torch.tensor([values[row] for row in rows]) for values in (g, sources))
+        g_set, sources_set = (scores.new_tensor([values[row] for row in rows]) for values in (g, sources))
         rewards[rows] = reward(RewardInputs(scores[rows], g_set, sources_set, [outputs[row] for row in rows]))
     kept = ~left_out
     advantages, zero_std = torch.zeros_like(rewards), torch.zeros_like(left_out)
