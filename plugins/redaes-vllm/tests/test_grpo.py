@@ -12,7 +12,6 @@ from redaes.data.modules import GroupData
 from redaes.engine.build import build
 from redaes.engine.config import EngineConfig
 from redaes.engine.runners import SerialRunner
-from redaes.models.forward import branch_logprobs
 from redaes.models.nano import build_nano
 from redaes.models.vlm import Backbone, export, open_model
 from redaes.rollout.in_process import InProcessRollout
@@ -21,6 +20,7 @@ from redaes.training.grpo import GRPO
 from redaes.training.objectives import truncated_importance_weights
 from redaes_vllm.exchange import engine_seed
 from redaes_vllm.server import ServerRollout
+from reference import engine_logprobs
 
 SMALL = {
     "source": {"class_path": "skimage", "init_args": {"names": ["astronaut", "chelsea"]}},
@@ -59,7 +59,7 @@ class Watched:
         seeds = [engine_seed(seed) for seed in seeds]
         # Both engines are treated as another one's, so that the trainer computes the same from the same tokens.
         out = replace(self.rollout(model, processor, prompts, sampling, seeds), exact=False)
-        self.seen.append((copy.deepcopy(model).eval(), prompts, out))
+        self.seen.append(((copy.deepcopy(model).eval(), processor), prompts, out))
         return out
 
 
@@ -100,8 +100,7 @@ def by_server(dataset, checkpoint, tmp_path_factory):
 
 
 def mismatch(policy, prompts, out):
-    with torch.no_grad():
-        logprobs, _ = branch_logprobs(policy, prompts, out.tokens, out.mask)
+    logprobs = engine_logprobs(policy, prompts, out, temperature=1.0)
     return truncated_importance_weights(logprobs, out.logprobs, out.mask)
 
 
