@@ -131,7 +131,7 @@ def processor_without_video(shape: Shape, path: str) -> Any:
 
 def trl_grpo(shape: Shape, folder: Path, steps: int, beta: float, vllm: bool = False) -> dict[str, Any]:
     """The same step by TRL: `GRPOTrainer.train()` with its processor, generation, reference and fused head."""
-    require_trl()
+    require_trl(vllm)
     from datasets import Dataset, Image
     from transformers import TrainerCallback
     from trl import GRPOTrainer

@@ -2,9 +2,10 @@
 
 It starts in a second, fails on demand and keeps to the seeds of `in_process`; test_real_engine.py has vLLM itself. What
 is false here is the engine alone; requests, images, answers and weights are what they would be, and log-probabilities
-leave out what is never sampled. Where vLLM is strict, so is this: unknown fields, equal greedy answers, sampling while
-asleep and foreign weights are refused, and sleeping at level 2 does destroy the weights. It is stricter in one point:
-weights that were not sent are an error, where vLLM has a line in its log.
+leave out what is never sampled. Where vLLM is strict, so is this: equal greedy answers, sampling while asleep and
+foreign weights are refused, and sleeping at level 2 does destroy the weights. It is stricter in two points: weights that
+were not sent, and fields of a request that the server does not know, are errors; vLLM logs the former and passes over
+the latter.
 """
 
 import base64
@@ -149,7 +150,7 @@ class NanoServer:
                 "/server_info": {
                     "vllm_config": {
                         "model_config": {"logprobs_mode": self.logprobs_mode},
-                        "device_config": {"device": self.device, "device_type": self.device},
+                        "device_config": {"device": self.device},
                     }
                 },
             }[path]

@@ -128,7 +128,7 @@ class ServerRollout:
                 config = client.get("/server_info", config_format="json")["vllm_config"]
             except (KeyError, TypeError, IndexError) as error:
                 raise UserError(f"what answers at {self.url} is not a vLLM server: {HOW_TO_START}") from error
-            self._on_cpu = config.get("device_config", {}).get("device_type") == "cpu"
+            self._on_cpu = config.get("device_config", {}).get("device") == "cpu"
             mode = config.get("model_config", {}).get("logprobs_mode", "processed_logprobs")
             if mode != "processed_logprobs":
                 raise UserError(
