@@ -3,9 +3,9 @@
 It starts in a second, fails on demand and keeps to the seeds of `in_process`; test_real_engine.py has vLLM itself. What
 is false here is the engine alone; requests, images, answers and weights are what they would be, and log-probabilities
 leave out what is never sampled. Where vLLM is strict, so is this: equal greedy answers, sampling while asleep and
-foreign weights are refused, and sleeping at level 2 does destroy the weights. It is stricter in two points: weights that
-were not sent, and fields of a request that the server does not know, are errors; vLLM logs the former and passes over
-the latter.
+foreign weights are refused, and sleeping at level 2 does destroy the weights. It is stricter in two points: weights
+that were not sent, and fields of a request that the server does not know, are errors; vLLM logs the former and passes
+over the latter.
 """
 
 import base64

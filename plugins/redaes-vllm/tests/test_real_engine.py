@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: see 'Without a GPU' in the README"),
 ]
 # Of float32 by other kernels.
-CLOSE = {"atol": 2e-4, "rtol": 0}
+CLOSE = {"atol": 2e-5, "rtol": 0}
 
 
 @pytest.fixture(scope="module")
