@@ -136,7 +136,7 @@ def test_many_files_of_weights_are_as_good_as_one(nano, prompts, server, monkeyp
 
 @pytest.mark.parametrize("failure", [500, 503, 429, "disconnect", "hang"])
 def test_a_passing_failure_is_survived(nano, prompts, server, failure):
-    ask = rollout(server, timeout=1.0)
+    ask = rollout(server, timeout=2.5)  # shorter than the server hangs, longer than an answer takes on a busy machine
     expected = ask(*nano, prompts, SAMPLING, SEEDS)
     server.failures = [failure]
     assert_same(ask(*nano, prompts, SAMPLING, SEEDS), expected)
