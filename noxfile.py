@@ -62,6 +62,16 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session
+def vllm(session: nox.Session) -> None:
+    """The rollouts by vLLM itself, on a processor; 6 GB of packages, for torchvision wants torch's CUDA build."""
+    # Three equals signs: the very build that torchvision's wheels are made for, not a local version of it.
+    session.install("--quiet", "torch===2.13.0", "torchvision==0.28.0")
+    session.install("--quiet", "--no-deps", "-r", "plugins/redaes-vllm/requirements-cpu.txt")
+    session.install("--quiet", "--no-deps", "-e", ".", "-e", "plugins/redaes-vllm")
+    session.run("pytest", "--slow", "plugins/redaes-vllm/tests/test_real_engine.py", *session.posargs)
+
+
+@nox.session
 def sweeps(session: nox.Session) -> None:
     """The sweep files against W&B's own schema, whose package wants an older numpy than ours."""
     session.install("--quiet", "sweeps==0.3.0", "numpy<2", "pyyaml")

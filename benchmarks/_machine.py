@@ -24,8 +24,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("redaes", "torch", "transformers", "lightning", "trl")
 
 
-def require_trl() -> None:
+def require_trl(vllm: bool = False) -> None:
     """Make TRL importable, without torchvision, whatever build of that is installed.
+
+    Args:
+        vllm: it samples by vLLM in this process, which opens a processor of its own, with torchvision.
 
     Raises:
         SystemExit: it is not installed, or another version.
@@ -33,7 +36,8 @@ def require_trl() -> None:
     found = _version("trl")
     if not (found or "").startswith("1.16."):
         raise SystemExit(f"the peer is trl 1.16, found {found}: pip install 'trl>=1.16,<1.17'")
-    hide_torchvision()
+    if not vllm:
+        hide_torchvision()
 
 
 def hide_torchvision() -> None:

@@ -4,6 +4,7 @@ Ours is the project as a user runs it: its LightningModule, its data module, Lig
 same user would run otherwise: TRL's GRPOTrainer.train(), a plain transformers loop for SFT, `generate` for scoring.
 """
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def processor_without_video(shape: Shape, path: str) -> Any:
 
 def trl_grpo(shape: Shape, folder: Path, steps: int, beta: float, vllm: bool = False) -> dict[str, Any]:
     """The same step by TRL: `GRPOTrainer.train()` with its processor, generation, reference and fused head."""
-    require_trl()
+    require_trl(vllm)
     from datasets import Dataset, Image
     from transformers import TrainerCallback
     from trl import GRPOTrainer
@@ -164,6 +165,8 @@ def trl_grpo(shape: Shape, folder: Path, steps: int, beta: float, vllm: bool = F
         processing_class=processor,
         callbacks=[EndOfStep()],
     )
+    if vllm:
+        let_vllm_expand(trainer.vllm_generation, processor.image_token_id)
     for name, phase in (
         ("_generate_single_turn", "rollout"),
         ("_get_per_token_logps_and_entropies", "reference and forward"),
@@ -172,6 +175,24 @@ def trl_grpo(shape: Shape, folder: Path, steps: int, beta: float, vllm: bool = F
     trainer.accelerator.backward = clock.timed("backward", trainer.accelerator.backward)
     trainer.train()
     return clock.report()
+
+
+def let_vllm_expand(generation: Any, image_token: int) -> None:
+    """Give vLLM prompts with one placeholder an image, which it repeats itself.
+
+    TRL 1.16 gives it the repeated ones; vLLM 0.30 expands the first of them again, to more than the trainer's prompt.
+    """
+    send = generation.generate
+
+    def generate(prompts: list[list[int]], **rest: Any) -> Any:
+        # No two images follow each other without a marker between them.
+        shorter = [
+            [id_ for token, run in groupby(ids) for id_ in ([token] if token == image_token else run)]
+            for ids in prompts
+        ]
+        return send(prompts=shorter, **rest)
+
+    generation.generate = generate
 
 
 def trl_config(shape: Shape, folder: Path, steps: int, beta: float, vllm: bool) -> Any:

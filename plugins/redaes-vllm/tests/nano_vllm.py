@@ -1,8 +1,11 @@
 """A stand-in for vLLM in which a real nano model samples: its HTTP protocol, and the part of its Python API we use.
 
-vLLM needs CUDA. What is false here is the engine alone; requests, images, answers and weights are what they would be.
-Where vLLM is strict, so is this: unknown fields, equal greedy answers, sampling while asleep and foreign weights are
-refused, and sleeping at level 2 does destroy the weights.
+It starts in a second, fails on demand and keeps to the seeds of `in_process`; test_real_engine.py has vLLM itself. What
+is false here is the engine alone; requests, images, answers and weights are what they would be, and log-probabilities
+leave out what is never sampled. Where vLLM is strict, so is this: equal greedy answers, sampling while asleep and
+foreign weights are refused, and sleeping at level 2 does destroy the weights. It is stricter in two points: weights
+that were not sent, and fields of a request that the server does not know, are errors; vLLM logs the former and passes
+over the latter.
 """
 
 import base64
@@ -22,6 +25,7 @@ from safetensors.torch import load_file
 
 from redaes.rollout import Sampling
 from redaes.rollout.in_process import InProcessRollout, suppressed_tokens
+from reference import engine_logprobs
 
 SAMPLING_FIELDS = {
     "n",
@@ -54,10 +58,15 @@ class Refused(Exception):
 
 
 class NanoEngine:
-    """Samples as vLLM would for one prompt; knows nothing of the trainer but what it is given."""
+    """Samples as vLLM would for one prompt; knows nothing of the trainer but what it is given.
 
-    def __init__(self, model, processor):
+    On the device `cpu` its head is a copy, as vLLM's kernels for CPUs pack one even of a head tied to the embedding.
+    """
+
+    def __init__(self, model, processor, device="cuda"):
         self.model = copy.deepcopy(model).eval()
+        if device == "cpu":
+            self.model.lm_head.weight = torch.nn.Parameter(self.model.lm_head.weight.detach().clone())
         self.processor = processor
         self.reloads = 0
         self.lock = threading.Lock()
@@ -70,7 +79,8 @@ class NanoEngine:
         sampling = Sampling(parameters["n"], parameters["temperature"], parameters["max_tokens"])
         with self.lock:
             out = InProcessRollout()(self.model, self.processor, batch, sampling, None if seed is None else [seed])
-        rows = zip(out.tokens, out.logprobs, out.mask.bool(), out.truncated.tolist(), strict=True)
+            logprobs = engine_logprobs((self.model, self.processor), batch, out, sampling.temperature)
+        rows = zip(out.tokens, logprobs, out.mask.bool(), out.truncated.tolist(), strict=True)
         return batch.input_ids[0].tolist(), [
             (tokens[real].tolist(), logprobs[real].tolist(), "length" if cut else "stop")
             for tokens, logprobs, real, cut in rows
@@ -110,8 +120,10 @@ class NanoServer:
     None for nothing. `calls` is what was asked.
     """
 
-    def __init__(self, model, processor, logprobs_mode="processed_logprobs"):
-        self.engine = NanoEngine(model, processor)
+    def __init__(self, model, processor, logprobs_mode="processed_logprobs", device="cuda"):
+        self.engine = NanoEngine(model, processor, device)
+        self.device = device
+        self.caches_are_free = True
         self.logprobs_mode = logprobs_mode
         self.calls = []
         self.failures = []
@@ -135,7 +147,12 @@ class NanoServer:
         if method == "GET":
             return {
                 "/v1/models": {"data": [{"id": "nano"}]},
-                "/server_info": {"vllm_config": {"model_config": {"logprobs_mode": self.logprobs_mode}}},
+                "/server_info": {
+                    "vllm_config": {
+                        "model_config": {"logprobs_mode": self.logprobs_mode},
+                        "device_config": {"device": self.device},
+                    }
+                },
             }[path]
         return getattr(self, path.strip("/").replace("v1/", "").replace("/", "_"))(body, **query)
 
@@ -156,7 +173,7 @@ class NanoServer:
         return {"results": [None]}
 
     def reset_prefix_cache(self, _):
-        return {"success": True}
+        return {"success": self.caches_are_free}
 
     def reset_encoder_cache(self, _):
         return None
@@ -235,7 +252,7 @@ def _handler(server):
     return Handler
 
 
-def nano_vllm(model, processor):
+def nano_vllm(model, processor, device="cuda"):
     """A module to be imported as `vllm`, and the list of what is asked of its engine."""
     events = []
 
@@ -247,10 +264,15 @@ def nano_vllm(model, processor):
 
     class LLM:
         def __init__(self, **settings):
+            if device == "cpu" and settings["enable_sleep_mode"]:
+                raise ValueError("Sleep mode is not supported on current platform.")
             self.settings = settings
-            self.nano = NanoEngine(model, processor)
+            self.nano = NanoEngine(model, processor, device)
             self.awake = {"weights", "kv_cache"}
-            self.llm_engine = SimpleNamespace(reset_encoder_cache=lambda: events.append("reset_encoder_cache"))
+            self.llm_engine = SimpleNamespace(
+                reset_encoder_cache=lambda: events.append("reset_encoder_cache"),
+                vllm_config=SimpleNamespace(device_config=SimpleNamespace(device_type=device)),
+            )
             events.append(("open", settings))
 
         def sleep(self, level):
@@ -273,6 +295,7 @@ def nano_vllm(model, processor):
 
         def reset_prefix_cache(self):
             events.append("reset_prefix_cache")
+            return True
 
         def generate(self, prompts, sampling_params, use_tqdm):
             assert self.awake == {"weights", "kv_cache"}

@@ -33,6 +33,16 @@ def test_tokens_and_logprobs_are_those_of_the_rollout_in_process_before_and_afte
     assert_same(rollout(*nano, prompts, SAMPLING, SEEDS), in_process(nano, prompts))
 
 
+def test_on_a_cpu_it_samples_as_well_once_it_need_not_sleep(nano, prompts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", nano_vllm(*nano, device="cpu")[0])
+    with pytest.raises(UserError, match="vLLM refuses the settings of the rollout: Sleep mode is not supported"):
+        ColocatedRollout(checkpoint="nano")(*nano, prompts, SAMPLING, SEEDS)
+    rollout = ColocatedRollout(checkpoint="nano", sleep=False)
+    rollout(*nano, prompts, SAMPLING, SEEDS)
+    train_a_step(nano[0])
+    assert_same(rollout(*nano, prompts, SAMPLING, SEEDS), in_process(nano, prompts))
+
+
 def test_memory_is_woken_for_weights_first_and_given_back_at_the_end(nano, prompts, events):
     rollout = ColocatedRollout(checkpoint="nano")
     for _ in range(2):

@@ -7,7 +7,7 @@ import torch
 
 from redaes.errors import UserError
 from redaes.models.adapters import adapt
-from redaes.models.vlm import Backbone, Lora, export, open_model
+from redaes.models.vlm import Backbone, Lora, bare, export, open_model
 from redaes_vllm.weights import checkpoint_weights, fingerprint
 
 # The prefixes that vLLM's `hf_to_vllm_mapper` has in common for both families.
@@ -50,6 +50,23 @@ def test_an_adapter_is_sent_merged_and_the_model_is_left_as_it_is(policy):
         assert (sent[name] - base).abs().max() > 1e-3
         model.merge_adapter()
         assert all(torch.equal(weight, sent[name]) for name, weight in checkpoint_weights(model))
+
+
+def test_a_tied_head_is_sent_under_its_own_name_too_where_it_is_asked_for(policy):
+    model, _ = policy
+    sent = list(checkpoint_weights(model, tied_twice=True))
+    names = [name for name, _ in sent]
+    assert len(set(names)) == len(names)
+    assert set(names) == {*dict(checkpoint_weights(model)), "lm_head.weight"}
+    weights = dict(sent)
+    assert torch.equal(weights["lm_head.weight"], weights["model.language_model.embed_tokens.weight"])
+
+
+def test_a_head_of_its_own_is_sent_once(policy):
+    head = bare(policy[0]).lm_head
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    names = [name for name, _ in checkpoint_weights(policy[0], tied_twice=True)]
+    assert names.count("lm_head.weight") == 1
 
 
 def test_weights_that_are_elsewhere_are_not_sent_as_nothing(policy):

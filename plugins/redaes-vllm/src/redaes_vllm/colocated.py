@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class ColocatedRollout:
-    """Samples by vLLM in this process; needs a GPU and the package vllm.
+    """Samples by vLLM in this process; needs the package vllm, and a GPU for anything but a trial.
 
     Args:
         gpu_memory_utilization: share of the GPU's memory that the engine may use while it is awake, in (0, 1).
         max_model_len: longest prompt and completion together, in tokens; None takes the model's, which needs more
             memory for keys and values than a photograph and its answer do.
-        sleep: free the engine's memory between rollouts.
+        sleep: free the engine's memory between rollouts; vLLM cannot on a CPU.
         checkpoint: what the engine is opened from; None takes the policy's own path. Its weights are replaced.
         engine: further settings of `vllm.LLM`.
     """
@@ -94,7 +94,10 @@ class ColocatedRollout:
         path = self.checkpoint or bare(model).config.name_or_path
         if not path:
             raise UserError("the policy was not opened from a checkpoint: name one as rollout.checkpoint")
-        return _vllm().LLM(**engine_settings(self, path))
+        try:
+            return _vllm().LLM(**engine_settings(self, path))
+        except ValueError as error:
+            raise UserError(f"vLLM refuses the settings of the rollout: {error}") from error
 
     def _wake(self, model: Any) -> None:
         """Give the engine the weights that it lacks, before it takes memory for keys and values."""
@@ -109,8 +112,11 @@ class ColocatedRollout:
             self._llm.wake_up(tags=["weights"])
         lacking = self._asleep or self._sent is None or not now.equal(self._sent)
         if on_any_process(lacking, next(model.parameters()).device):
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": checkpoint_weights(model)})
-            self._llm.reset_prefix_cache()
+            on_cpu = self._llm.llm_engine.vllm_config.device_config.device_type == "cpu"
+            weights = checkpoint_weights(model, tied_twice=on_cpu)
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            if not self._llm.reset_prefix_cache():
+                raise UserError("vLLM keeps what it computed of prompts by the old weights: see its log")
             self._llm.llm_engine.reset_encoder_cache()
             self._sent = now
         if self._asleep:

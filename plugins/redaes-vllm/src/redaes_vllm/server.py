@@ -72,6 +72,7 @@ class ServerRollout:
         self.concurrency = concurrency
         self._client: Client | None = None
         self._model = ""
+        self._on_cpu = False
         self._sent: Tensor | None = None
 
     def __call__(
@@ -127,6 +128,7 @@ class ServerRollout:
                 config = client.get("/server_info", config_format="json")["vllm_config"]
             except (KeyError, TypeError, IndexError) as error:
                 raise UserError(f"what answers at {self.url} is not a vLLM server: {HOW_TO_START}") from error
+            self._on_cpu = config.get("device_config", {}).get("device") == "cpu"
             mode = config.get("model_config", {}).get("logprobs_mode", "processed_logprobs")
             if mode != "processed_logprobs":
                 raise UserError(
@@ -144,7 +146,7 @@ class ServerRollout:
         device = next(model.parameters()).device
         if not on_any_process(self._sent is None or not now.equal(self._sent), device):
             return
-        weights = checkpoint_weights(model)
+        weights = checkpoint_weights(model, tied_twice=self._on_cpu)
         failure: UserError | None = None
         if is_first_process():
             try:
@@ -166,7 +168,9 @@ class ServerRollout:
                 client.post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
                 # What was computed by the old weights, of prompts and of images, must not be used again.
                 for cache in ("/reset_prefix_cache", "/reset_encoder_cache"):
-                    client.post(cache)
+                    # An older vLLM answers nothing.
+                    if not (client.post(cache) or {"success": True})["success"]:
+                        raise UserError(f"the vLLM server at {self.url} refused {cache}: something else is using it")
             finally:
                 client.post("/resume")
         finally:

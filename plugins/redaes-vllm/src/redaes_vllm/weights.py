@@ -15,19 +15,23 @@ from torch import Tensor
 
 from redaes.errors import UserError
 from redaes.models.sharding import is_distributed
+from redaes.models.vlm import bare
 
 # Enough for one kernel to be busy with, and 128 MiB of integers at most.
 CHUNK = 2**24
+HEAD = "lm_head.weight"
 
 
 @torch.no_grad()
-def checkpoint_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Name and whole tensor of every weight, tied ones once; adapters merged.
+def checkpoint_weights(model: Any, tied_twice: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Name and whole tensor of every weight; adapters merged.
 
     Every process of a sharded training must iterate: gathering is collective.
 
     Args:
         model: a model from `open_model`, with or without an adapter.
+        tied_twice: name a head that is tied to the embedding too, after it. vLLM's kernels for CPUs pack a copy of the
+            head, which a new embedding alone does not reach; on a GPU the two are one tensor there.
 
     Raises:
         UserError: a parameter is elsewhere (ZeRO-3) and was not gathered.
@@ -38,6 +42,7 @@ def checkpoint_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
             for name, module in model.named_modules()
             if hasattr(module, "get_delta_weight") and not module.merged
         }
+        head = bare(model).lm_head.weight
         for name, parameter in model.named_parameters():
             if ".lora_" in name:
                 continue
@@ -46,7 +51,9 @@ def checkpoint_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
                 layer = adapted[name]
                 delta = sum(_whole(layer.get_delta_weight(adapter)) for adapter in layer.active_adapters)
                 weight = (weight + delta).to(weight.dtype)
-            yield checkpoint_name(name), weight
+            yield (plain := checkpoint_name(name)), weight
+            if tied_twice and parameter is head and plain != HEAD:
+                yield HEAD, weight.clone()
 
 
 def checkpoint_name(name: str) -> str:
