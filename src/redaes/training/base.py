@@ -169,11 +169,11 @@ class VisionLanguageModule(LightningModule):
         features = self.features(batch.prompts)
         with self.gathered_weights():
             completions = InProcessRollout()(self.model, self.processor, batch.prompts, sampling, features=features)
-        scores = scores_of(completions.texts).to(batch.g.device)
-        truths = torch.tensor([m.truth for m in batch.members], device=batch.g.device)
-        sets = torch.tensor([_number(name) for name in batch.sets], device=batch.g.device)
+        g, truths = torch.tensor([(m.g, m.truth) for m in batch.members], device=self.device).unbind(1)
+        scores = scores_of(completions.texts).to(self.device)
+        sets = torch.tensor([_number(name) for name in batch.sets], device=self.device)
         readable = ~batch.unreadable
-        self.ranking.update(scores[readable], truths[readable], batch.g[readable], sets[readable])
+        self.ranking.update(scores[readable], truths[readable], g[readable], sets[readable])
 
     def log_ranking(self) -> None:
         """Log the ranking metrics of a whole validation epoch."""
