@@ -153,6 +153,8 @@ def plan(size: Size, stage: str, method: str, strategy: str, cards: int, *, chec
     optimizer = trained * (12 if deepspeed and method == "full" else 8)
     reference = size.total * kept if stage == "grpo" and method == "full" else 0.0
     pieces = {"ddp": (1, 1, 1), "zero2": (1, cards, cards), "fsdp2": (cards,) * 3, "zero3": (cards,) * 3}[strategy]
+    # DeepSpeed cuts what it trains; the frozen copy stays whole.
+    copies = 1 if deepspeed else pieces[0]
     whole = size.total * 2 if pieces[0] > 1 and stage == "grpo" else _largest_unit(size) if pieces[0] > 1 else 0
     text = size.config.text_config
     per_card = max(1, IMAGES // cards)
@@ -172,7 +174,7 @@ def plan(size: Size, stage: str, method: str, strategy: str, cards: int, *, chec
     cache = per_card * K * (prompt + ANSWER) * kv if stage == "grpo" else 0
     gb = 1e-9
     return Plan(
-        weights / pieces[0] * gb, gradients / pieces[1] * gb, optimizer / pieces[2] * gb, reference / pieces[0] * gb,
+        weights / pieces[0] * gb, gradients / pieces[1] * gb, optimizer / pieces[2] * gb, reference / copies * gb,
         whole * gb, activations * gb, logits * gb, cache * gb,
     )  # fmt: skip
 

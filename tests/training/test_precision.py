@@ -6,10 +6,12 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision, HalfPrecision
 
+from redaes.data.loading import EncodeMembers, Members
 from redaes.data.modules import CalibrationData, GroupData
 from redaes.errors import UserError
-from redaes.models.vlm import Backbone, Lora
+from redaes.models.vlm import Backbone, Lora, open_processor
 from redaes.training.base import Optimisation, make_optimizer
 from redaes.training.calibration import Calibration
 from redaes.training.grpo import GRPO
@@ -147,6 +149,20 @@ def test_every_optimiser_trains(dataset, checkpoint, tmp_path, name):
     assert trainer.callback_metrics["train/loss"] < 5.0
     states = [s for state in trainer.optimizers[0].state.values() for s in state.values() if torch.is_tensor(s)]
     assert any(s.dtype == torch.uint8 for s in states) == name.endswith("8bit")
+
+
+@pytest.mark.parametrize("precision", [HalfPrecision("bf16-true"), DeepSpeedPrecision("bf16-mixed")])
+def test_a_precision_rounds_the_pixels_of_a_group_and_not_what_its_images_are_rewarded_by(
+    dataset, checkpoint, precision
+):
+    data = GroupData(str(dataset))
+    data.setup("fit")
+    groups = data.training_groups()
+    items, encode = Members(data.manifest, groups), EncodeMembers(open_processor(str(checkpoint), None), "consistent")
+    batch = precision.convert_input(encode([items[0, place, place] for place in range(len(groups[0]))]))
+    assert batch.prompts.pixel_values.dtype == torch.bfloat16
+    assert batch.members == groups[0]
+    assert any(m.g != float(torch.tensor(m.g).bfloat16()) for m in batch.members)
 
 
 def test_an_optimiser_without_its_package_names_it(monkeypatch):

@@ -5,8 +5,7 @@ in a `shuffled` one they are members of different groups, each keeping its own g
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from redaes.data.batches import StepSampler, share
 from redaes.errors import UserError
@@ -15,8 +14,7 @@ from redaes.records import GroupMember, GroupRecord, Orientation
 Batching = Literal["consistent", "shuffled"]
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One image of one group, flattened: what the sampler permutes.
 
     Attributes:

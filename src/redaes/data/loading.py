@@ -42,17 +42,13 @@ class GroupBatch:
 
     Attributes:
         prompts: N encoded prompts, one image each.
-        g: (N,) float, consensus differences from each image's own source.
-        source_scores: (N,) float, S(x) of each image's source.
         sets: N names; images of the same name are compared in the reward.
         positions: (N,) long, place of each image in the step's batch, which several processes may share.
-        members: the N members, for logs.
+        members: the N members. What they are rewarded by is no tensor: a trainer's precision would round it.
         unreadable: (N,) bool, images that could not be decoded; a grey square stands in for each.
     """
 
     prompts: VisionTextBatch
-    g: Tensor
-    source_scores: Tensor
     sets: list[str]
     positions: Tensor
     members: list[Member]
@@ -154,8 +150,6 @@ class EncodeMembers:
         images, readable, members, positions = zip(*items, strict=True)
         return GroupBatch(
             prompts=self.processor.batch([[i] for i in images], [render("score")] * len(images)),
-            g=torch.tensor([m.g for m in members]),
-            source_scores=torch.tensor([m.source_score for m in members]),
             sets=[m.group if self.batching == "consistent" else "" for m in members],
             positions=torch.tensor(positions),
             members=list(members),

@@ -97,8 +97,6 @@ class VisionLanguageModule(LightningModule):
         if self.model is None:
             if self._trainer is not None:
                 check_precision(self.backbone, self.trainer.precision, masters=self._is_deepspeed)
-                # Half precisions and DeepSpeed would round what images are compared by, and stumble over the members.
-                self.trainer.precision_plugin.convert_input = lambda data: data
             self.model, self.processor = self.open_backbone()
             self.model.train()
 
@@ -171,11 +169,12 @@ class VisionLanguageModule(LightningModule):
         features = self.features(batch.prompts)
         with self.gathered_weights():
             completions = InProcessRollout()(self.model, self.processor, batch.prompts, sampling, features=features)
-        scores = scores_of(completions.texts).to(batch.g.device)
-        truths = torch.tensor([m.truth for m in batch.members], dtype=torch.float32, device=batch.g.device)
-        sets = torch.tensor([_number(name) for name in batch.sets], device=batch.g.device)
+        numbers = [(m.g, m.truth) for m in batch.members]
+        g, truths = torch.tensor(numbers, dtype=torch.float32, device=self.device).unbind(1)
+        scores = scores_of(completions.texts).to(self.device)
+        sets = torch.tensor([_number(name) for name in batch.sets], device=self.device)
         readable = ~batch.unreadable
-        self.ranking.update(scores[readable], truths[readable], batch.g[readable], sets[readable])
+        self.ranking.update(scores[readable], truths[readable], g[readable], sets[readable])
 
     def log_ranking(self) -> None:
         """Log the ranking metrics of a whole validation epoch."""

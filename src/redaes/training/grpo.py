@@ -288,6 +288,8 @@ class GRPO(VisionLanguageModule):
                 logged[name] = logged.get(name, torch.zeros_like(value)) + value
         self.clip_gradients_and_log()
         optimizer.step()
+        if self._is_deepspeed:
+            self.log("train/grad_norm", self.trainer.strategy.deepspeed_engine.get_global_grad_norm())
         scheduler.step()
         self._log(logged, across=True)
 
@@ -328,10 +330,19 @@ class GRPO(VisionLanguageModule):
 
     @contextmanager
     def _exchanging(self, last: bool) -> Iterator[None]:
-        """Around a backward pass: processes exchange gradients after the last one of a step, if they can wait."""
+        """Around a backward pass: processes exchange gradients after the last one of a step, if they can wait.
+
+        DeepSpeed cannot: it adds up what it has exchanged.
+        """
         strategy: Any = self.trainer.strategy
-        if (engine := getattr(strategy, "deepspeed_engine", None)) is not None:
+        if self._is_deepspeed:
+            engine = strategy.deepspeed_engine
             engine.set_gradient_accumulation_boundary(last)
+            # As a forward pass of its own would: else ZeRO-3 puts a part's gradients in the place of those before.
+            if hasattr(engine.optimizer, "clear_backward_seen_flag"):
+                engine.optimizer.clear_backward_seen_flag()
+            yield
+            return
         block = getattr(strategy, "block_backward_sync", None)
         with nullcontext() if last or block is None else block():
             yield

@@ -67,13 +67,12 @@ def judge(batch: GroupBatch, texts: list[str], reward: Reward, scale: Scale) -> 
         scale: see `group_advantages`.
     """
     k = len(texts) // len(batch.members)
-    numbers = (values.tolist() for values in (batch.g, batch.source_scores, batch.unreadable))
     images = [
         (*image, texts[i * k : (i + 1) * k])
-        for i, image in enumerate(zip(batch.sets, batch.members, *numbers, strict=True))
+        for i, image in enumerate(zip(batch.sets, batch.members, batch.unreadable.tolist(), strict=True))
     ]
     everything, own = gather(images)
-    names, members, g, sources, unreadable, outputs = zip(*everything, strict=True)
+    names, members, unreadable, outputs = zip(*everything, strict=True)
     scores = scores_of([text for row in outputs for text in row]).view(len(outputs), k)
     rewards, left_out = torch.zeros_like(scores), torch.zeros(len(outputs), dtype=torch.bool)
     for name in dict.fromkeys(names):
@@ -81,8 +80,8 @@ def judge(batch: GroupBatch, texts: list[str], reward: Reward, scale: Scale) -> 
         if any(unreadable[row] for row in rows):
             left_out[rows] = True
             continue
-        g_set, sources_set = (scores.new_tensor([values[row] for row in rows]) for values in (g, sources))
-        rewards[rows] = reward(RewardInputs(scores[rows], g_set, sources_set, [outputs[row] for row in rows]))
+        g, sources = scores.new_tensor([(members[row].g, members[row].source_score) for row in rows]).unbind(1)
+        rewards[rows] = reward(RewardInputs(scores[rows], g, sources, [outputs[row] for row in rows]))
     kept = ~left_out
     advantages, zero_std = torch.zeros_like(rewards), torch.zeros_like(left_out)
     if kept.any():
