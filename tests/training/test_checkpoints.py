@@ -83,6 +83,11 @@ def grpo_with_lost_batches(checkpoint, dataset, workers=0):
 RUNS = {
     "sft, epochs and validation out of step": (sft, {**BY_STEPS, "max_steps": 9, "val_check_interval": 3}, {}),
     "sft, accumulated gradients": (sft, {**BY_STEPS, "max_steps": 5, "accumulate_grad_batches": 2}, {"size": 8}),
+    "sft, validation within a step": (
+        sft,
+        {**BY_STEPS, "max_steps": 5, "accumulate_grad_batches": 2, "val_check_interval": 3},
+        {"size": 8},
+    ),
     "sft, loader processes": (sft, {**BY_STEPS, "max_steps": 6, "val_check_interval": 2}, {"workers": 2}),
     "calibration, whole epochs": (calibration, {"max_epochs": 4, "check_val_every_n_epoch": 2}, {}),
     "calibration, loader processes": (calibration, {"max_epochs": 3}, {"workers": 1}),

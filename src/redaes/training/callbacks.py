@@ -123,8 +123,10 @@ def _write(trainer: Trainer, filename: str, table: str, rows: Sequence[Completio
         return
     path = Path(trainer.default_root_dir) / filename
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A run that is continued drops what came after its checkpoint (training.logs).
+    batch = trainer.fit_loop.epoch_loop.batch_progress.total.ready
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(json.dumps({**asdict(row), "batch": batch}, ensure_ascii=False) + "\n" for row in rows)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             columns = [f.name for f in fields(rows[0])]

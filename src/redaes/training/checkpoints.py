@@ -98,7 +98,7 @@ class Checkpoints(Checkpoint):
             _say(f"continuing from {self._chosen} (--fresh starts over)")
         batches, steps = _numbers(self._chosen) if self._chosen else (0, 0)
         by_steps = trainer.accumulate_grad_batches > 1 if automatic is None else automatic
-        continue_logs(trainer, steps if by_steps else batches, steps)
+        continue_logs(trainer, steps if by_steps else batches, steps, batches)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have the trainer load what was chosen, and listen to who asks it to stop."""

@@ -1,7 +1,7 @@
 """Logs of a run that is continued: what was logged up to the checkpoint stays, what came after it is logged again.
 
 Rows of `metrics.csv` are numbered from 0, by batches, or by optimiser steps where batches are accumulated; rows of the
-tables of completions by optimiser steps from 1.
+tables of completions by optimiser steps and batches from 1.
 """
 
 import csv
@@ -20,7 +20,7 @@ from redaes.data.manifest import write_atomically
 from redaes.training.callbacks import AnswerTable, CompletionTable
 
 
-def continue_logs(trainer: Trainer, logged: float, steps: float) -> None:
+def continue_logs(trainer: Trainer, logged: float, steps: float, batches: float) -> None:
     """Cut what an earlier start of the same run has logged; to be called before the loggers begin.
 
     Args:
@@ -28,6 +28,7 @@ def continue_logs(trainer: Trainer, logged: float, steps: float) -> None:
         logged: rows of `metrics.csv` there were when the checkpoint was written that training goes on from; 0 without
             one.
         steps: optimiser steps done then.
+        batches: batches done then. A step may be of several, and a table may have rows of each.
     """
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
@@ -36,7 +37,7 @@ def continue_logs(trainer: Trainer, logged: float, steps: float) -> None:
             # Readers of event files then hide what an earlier start logged from this step on.
             logger._kwargs.setdefault("purge_step", int(logged))
     for path in _tables(trainer):
-        lines = [line for line in _whole_lines(path) if _step_of(line) <= steps]
+        lines = [line for line in _whole_lines(path) if _moment_of(line) <= (steps, batches)]
         write_atomically(path, "".join(lines))
 
 
@@ -102,11 +103,13 @@ def _number(text: Any) -> float:
         return float("inf")
 
 
-def _step_of(line: str) -> float:
+def _moment_of(line: str) -> tuple[float, float]:
+    """Optimiser steps and batches done when a row of a table was written."""
     try:
-        return _number(json.loads(line)["step"])
-    except (TypeError, KeyError, ValueError):
-        return float("inf")
+        row = json.loads(line)
+        return _number(row["step"]), row.get("batch", 0)
+    except (AttributeError, TypeError, KeyError, ValueError):
+        return float("inf"), float("inf")
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
