@@ -18,10 +18,10 @@ def in_process(nano, prompts, sampling=SAMPLING, seeds=SEEDS):
 
 
 @torch.no_grad()
-def engine_logprobs(nano, prompts, out, temperature):
+def engine_logprobs(nano, prompts, out, temperature, whole=False):
     """(N*K, T) log-probabilities by the plain forward pass, with the tokens that are never sampled left out of the sum.
 
-    vLLM's `processed_logprobs` are these; the trainer's are lower by the logarithm of what was left out.
+    vLLM's `processed_logprobs` are these; the trainer's, of the `whole` sum, are lower by what was left out.
     """
     model, processor = nano
     model.eval()
@@ -39,7 +39,8 @@ def engine_logprobs(nano, prompts, out, temperature):
             pixel_values=batch.pixel_values,
             image_grid_thw=batch.image_grid_thw,
         ).logits[:, -length - 1 : -1]
-        logits[..., suppressed_tokens(model)] = -torch.inf
+        if not whole:
+            logits[..., suppressed_tokens(model)] = -torch.inf
         logprobs = (logits.float() / (temperature or 1.0)).log_softmax(-1)
         rows.append(logprobs.gather(-1, tokens[..., None]).squeeze(-1).where(mask.bool(), 0.0))
     return torch.cat(rows)

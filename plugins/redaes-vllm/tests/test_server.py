@@ -12,7 +12,7 @@ from redaes.models.forward import branch_logprobs
 from redaes.rollout import Rollout, Sampling
 from redaes.rollout.in_process import suppressed_tokens
 from redaes_vllm.server import ServerRollout
-from reference import SAMPLING, SEEDS, assert_same, in_process, train_a_step
+from reference import SAMPLING, SEEDS, assert_same, engine_logprobs, in_process, train_a_step
 
 
 @pytest.fixture
@@ -34,8 +34,10 @@ def test_tokens_and_logprobs_are_those_of_the_rollout_in_process(nano, prompts, 
     assert_same(out, in_process(nano, prompts))
     assert out.logprobs.dtype == torch.float32
     logps, _ = branch_logprobs(nano[0].eval(), prompts, out.tokens, out.mask, temperature=0.8)
+    on = out.mask.bool()
+    torch.testing.assert_close(logps[on], engine_logprobs(nano, prompts, out, 0.8, whole=True)[on], atol=1e-5, rtol=0)
     # The trainer's are lower by what vision tokens have of the whole: 4 of 400 tokens in a model that knows nothing.
-    left_out = (out.logprobs - logps)[out.mask.bool()]
+    left_out = (out.logprobs - logps)[on]
     assert float(left_out.min()) > -1e-5
     assert float(left_out.max()) < 0.1
 

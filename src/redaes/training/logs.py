@@ -107,7 +107,7 @@ def _moment_of(line: str) -> tuple[float, float]:
     """Optimiser steps and batches done when a row of a table was written."""
     try:
         row = json.loads(line)
-        return _number(row["step"]), row.get("batch", 0)
+        return _number(row["step"]), _number(row.get("batch", 0))
     except (AttributeError, TypeError, KeyError, ValueError):
         return float("inf"), float("inf")
 
